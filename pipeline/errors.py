@@ -1,0 +1,28 @@
+"""The ways a command can end other than well, each with its exit code."""
+
+from __future__ import annotations
+
+
+class OuterloopError(Exception):
+    """Ends the command with one line and `exit_code`; never shown as a traceback."""
+
+    exit_code = 1
+
+
+class RunFailedError(OuterloopError):
+    """The run could not go on (exit code 1)."""
+
+
+class BadInputError(OuterloopError):
+    """What the user gave cannot be used (exit code 2).
+
+    The message names the file, key or value, what was expected and how to mend it.
+    """
+
+    exit_code = 2
+
+
+class InterruptedRunError(OuterloopError):
+    """SIGINT or SIGTERM ended the run after a checkpoint (exit code 130)."""
+
+    exit_code = 130

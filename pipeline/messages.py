@@ -1,0 +1,98 @@
+"""All that crosses a process border, as frozen dataclasses.
+
+Arrays inside are NumPy or Arrow, which the object store carries without a copy; torch tensors
+never travel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+TRAJECTORY_SCHEMA = pa.schema(
+    [
+        ("meta_step", pa.int64()),
+        ("task", pa.int32()),  # index in the meta-batch
+        ("task_name", pa.string()),
+        ("attempt", pa.int32()),
+        ("step", pa.int64()),  # inner step, from 0
+        ("loss", pa.float32()),
+        ("error", pa.float32()),  # share of the minibatch misclassified; null where it has no meaning
+        ("grad_norm", pa.float32()),
+        ("path_length", pa.float32()),  # length of the path in parameter space so far
+        ("lr", pa.float32()),
+        ("wall_ms", pa.float32()),  # mean over the segment: single steps are not timed
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task to be run once: everything a worker needs besides the outer parameters."""
+
+    meta_step: int
+    index: int  # place in the meta-batch
+    task_id: int  # which task of the family: index into the split's tasks
+    split: Literal["train", "test"]
+    version: int  # of the outer parameters that it starts from
+    attempt: int = 0
+    purpose: Literal["train", "evaluate"] = "train"
+    method: str = ""  # for evaluation: whose parameters these are
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """Name of the work itself, the same for every attempt."""
+        return (self.purpose, self.method, self.meta_step, self.index)
+
+    def retry(self) -> TaskSpec:
+        """Return the same work as the next attempt."""
+        return replace(self, attempt=self.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A slice of a task's outer gradient: the elements from `offset` on of the outer vector."""
+
+    offset: int
+    values: Any  # a float32 array, or an object-store reference to one
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a worker streams: some inner steps' scalars and their part of the outer gradient."""
+
+    spec: TaskSpec
+    number: int  # from 0 within the attempt
+    final: bool
+    finite: bool  # False: a loss or gradient was not finite, and the task ends here
+    rows: pa.RecordBatch  # TRAJECTORY_SCHEMA
+    pieces: tuple[tuple[Piece, ...], ...]  # for each aggregator shard, its share
+    metrics: dict[str, float]  # on held-out data after the last step; empty before
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailure:
+    """An attempt that ended without its final segment."""
+
+    spec: TaskSpec
+    reason: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OuterUpdate:
+    """One committed outer step."""
+
+    version: int  # after the step
+    grad_norm: float  # of the averaged outer gradient
+    step_norm: float  # of the change of the outer parameters
+    params_norm: float
+
+
+def as_float32(values: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return `values` as a float32 array without copying one that already is."""
+    return np.asarray(values, dtype=np.float32)
