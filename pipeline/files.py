@@ -1,0 +1,130 @@
+"""Files and folders that are there whole or not at all, whatever is killed in the middle.
+
+All writing goes to a hidden temporary name in the same folder, is forced to disk, and takes its
+real name last. What a dead process left behind is removed by `remove_leftovers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import RunFailedError
+
+TEMPORARY = ".tmp-"
+DISPLACED = ".old-"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Make `path` hold exactly `data`, replacing what it held; OSError leaves the old content."""
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty temporary folder that becomes `path` when the block ends well.
+
+    If the block raises, the temporary folder is removed and `path` is as it was. A folder that
+    was at `path` is replaced.
+    """
+    temporary = temporary_beside(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        publish_folder(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Force the flat folder `temporary` to disk and rename it to `path`, replacing a folder there.
+
+    Renaming cannot replace a folder that holds files, so an old one steps aside first; should
+    the process die just then, `remove_leftovers` puts it back.
+    """
+    for entry in temporary.iterdir():
+        sync_file(entry)
+    sync_folder(temporary)
+    displaced = path.with_name(DISPLACED + path.name)
+    if path.exists():
+        path.rename(displaced)
+    temporary.rename(path)
+    sync_folder(path.parent)
+    shutil.rmtree(displaced, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written directly in `folder`, if it exists.
+
+    Only for the one process that writes to `folder`.
+    """
+    if not folder.is_dir():
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(DISPLACED):
+            original = entry.with_name(entry.name.removeprefix(DISPLACED))
+            if not original.exists():
+                entry.rename(original)
+                continue
+        if entry.name.startswith((TEMPORARY, DISPLACED)):
+            remove(entry)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return the name under which `path` is written before it is complete."""
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+
+
+def remove(path: Path) -> None:
+    """Remove the file or folder `path` if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of the file's content in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Force the content of `path` to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in `folder` to disk: a rename lasts only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(what: str, advice: str) -> Iterator[None]:
+    """Turn an OSError of the block (full disk, read-only folder) into one line that says so."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFailedError(f"{what}: cannot be written: {reason}; {advice}") from None
