@@ -1,0 +1,204 @@
+"""The meta-test's result: learning curves on held-out tasks, and what they come to.
+
+A method (a learned initialisation or a baseline) adapts to each held-out task, once or several
+times; each adaptation is a `TaskCurve`. All methods of an `Evaluation` saw the same tasks,
+minibatches and number of steps, which its `protocol` spells out.
+
+Shape letter: K inner steps of adaptation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from algorithms.scoring import area_under_curve, confidence_interval_95
+from pipeline.config import field_rows
+from pipeline.errors import BadInputError
+from pipeline.files import write_atomic
+from pipeline.runs import json_text
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+
+CURVES, SUMMARY = "curves.parquet", "summary.parquet"
+METADATA = b"outerloop"  # key of the Parquet metadata that holds all but the curves
+
+CURVES_SCHEMA = pa.schema(
+    [
+        ("method", pa.string()),
+        ("task", pa.string()),
+        ("repeat", pa.int32()),
+        ("seed", pa.int64()),
+        ("losses", pa.list_(pa.float32())),
+        ("errors", pa.list_(pa.float32())),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+
+PROTOCOL_SECTIONS = ("model.", "task.", "inner.")
+PROTOCOL_KEYS = ("data.name", "seed", "evaluation.num_steps", "evaluation.repeats")
+# How the initialisation was learned, and how the work was cut up: no part of the meta-test.
+LEARNER_KEYS = ("inner.num_steps", "inner.segment_steps", "data.num_train_tasks")
+LEARNER_SECTIONS = ("algorithm.", "outer.")
+LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
+
+Summary = dict[str, dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskCurve:
+    """One adaptation to one held-out task."""
+
+    method: str
+    task: str
+    repeat: int  # from 0
+    losses: npt.NDArray[np.float32]  # [K], of the training minibatch at each step
+    errors: npt.NDArray[np.float32]  # [K], share of that minibatch misclassified
+    metrics: dict[str, float]  # on the task's held-out data after the last step: accuracy, loss
+    seed: int = 0  # of the run; `compare` fills it in where runs of several seeds meet
+
+    def __post_init__(self) -> None:
+        assert self.losses.shape == self.errors.shape
+        assert self.losses.ndim == 1
+
+    def figures(self) -> dict[str, float]:
+        """Return what the curve comes to: `auc`, the mean training error, and its metrics."""
+        return {"auc": float(area_under_curve(self.errors)), **self.metrics}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The meta-test of a run, or of several that are compared."""
+
+    curves: tuple[TaskCurve, ...]
+    protocol: dict[str, Any]  # what all methods shared, by key of the configuration
+    method: str = ""  # which of the methods is the run's own; the others are baselines
+    run_id: str = ""
+    learner: dict[str, Any] = field(default_factory=dict)  # how `method` was meta-trained
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, in the order in which they first appear."""
+        return tuple(dict.fromkeys(curve.method for curve in self.curves))
+
+    def of_method(self, method: str) -> list[TaskCurve]:
+        """Return the curves of `method`."""
+        return [curve for curve in self.curves if curve.method == method]
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return {method: _summarise(self.of_method(method)) for method in self.methods}
+
+    def summary(self) -> Summary:
+        """Return {method: {metric: {mean, ci95, tasks, seeds}}}.
+
+        Metrics are `auc` (mean training error over the steps), and the held-out ones that all
+        curves have. Repeats of a task are averaged first. The 95 % interval, mean ± ci95, is
+        over tasks; with several seeds it is over (task, seed) pairs, which are taken for
+        independent although a task under two seeds is still the same task.
+        """
+        return self._summary
+
+    def to_parquet(self, folder: Path) -> None:
+        """Write curves.parquet (a row per adaptation) and summary.parquet to `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = [
+            {"method": method, "metric": metric, **values}
+            for method, metrics in self.summary().items()
+            for metric, values in metrics.items()
+        ]
+        _write_table(pa.Table.from_pylist(summary), folder / SUMMARY)
+        curves = [
+            {name: getattr(curve, name) for name in CURVES_SCHEMA.names}
+            | {"metrics": list(curve.metrics.items())}
+            for curve in self.curves
+        ]
+        rest = {key: getattr(self, key) for key in ("protocol", "method", "run_id", "learner")}
+        schema = CURVES_SCHEMA.with_metadata({METADATA: json_text(rest).encode()})
+        _write_table(pa.Table.from_pylist(curves, schema=schema), folder / CURVES)
+
+    @classmethod
+    def from_parquet(cls, folder: Path) -> Evaluation:
+        """Read what `to_parquet` wrote; BadInputError if it is not there or damaged."""
+        path = folder / CURVES
+        try:
+            table = pq.read_table(path)
+            rest = json.loads((table.schema.metadata or {})[METADATA])
+            rows = table.cast(CURVES_SCHEMA.with_metadata(table.schema.metadata)).to_pylist()
+            return cls(tuple(_curve(row) for row in rows), **rest)
+        except FileNotFoundError:
+            raise BadInputError(
+                f"{path}: there is no meta-test yet; run `outerloop evaluate {folder.parent.name}`"
+            ) from None
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+            raise BadInputError(
+                f"{path}: is no meta-test ({' '.join(str(error).split())[:120]}); "
+                f"run `outerloop evaluate {folder.parent.name}` again"
+            ) from None
+
+
+def protocol_of(experiment: Experiment, test_tasks: Sequence[str]) -> dict[str, Any]:
+    """Return what the meta-test of `experiment` on `test_tasks` fixes for all methods."""
+    protocol = {
+        key: value
+        for key, value, _ in field_rows(experiment)
+        if key not in LEARNER_KEYS and (key in PROTOCOL_KEYS or key.startswith(PROTOCOL_SECTIONS))
+    }
+    return protocol | {"test_tasks": list(test_tasks)}
+
+
+def learner_of(experiment: Experiment) -> dict[str, Any]:
+    """Return how `experiment` learns its initialisation, its seed apart."""
+    keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
+    return {
+        key: value
+        for key, value, _ in field_rows(experiment)
+        if key in keys or key.startswith(LEARNER_SECTIONS)
+    }
+
+
+def per_task(curves: Iterable[TaskCurve]) -> dict[tuple[str, int], list[TaskCurve]]:
+    """Return the curves by (task, seed): the repeats that are averaged before anything else."""
+    groups: dict[tuple[str, int], list[TaskCurve]] = defaultdict(list)
+    for curve in curves:
+        groups[curve.task, curve.seed].append(curve)
+    return dict(groups)
+
+
+def _summarise(curves: list[TaskCurve]) -> dict[str, dict[str, Any]]:
+    groups = per_task(curves)
+    counts = {
+        "tasks": len({task for task, _ in groups}),
+        "seeds": len({seed for _, seed in groups}),
+    }
+    figures = [[curve.figures() for curve in repeats] for repeats in groups.values()]
+    shared = set.intersection(*(set(one) for repeats in figures for one in repeats))
+    summary = {}
+    for metric in sorted(shared, key=lambda name: (name != "auc", name)):
+        values = [math.fsum(one[metric] for one in repeats) / len(repeats) for repeats in figures]
+        mean, half_width = confidence_interval_95(values)
+        summary[metric] = {"mean": float(mean), "ci95": float(half_width), **counts}
+    return summary
+
+
+def _curve(row: dict[str, Any]) -> TaskCurve:
+    arrays = {name: np.asarray(row[name], np.float32) for name in ("losses", "errors")}
+    return TaskCurve(**(row | arrays | {"metrics": dict(row["metrics"])}))
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,210 @@
+"""The folder of a run: where it is, what lies in it, how it is found again.
+
+$OUTERLOOP_HOME/<run id>/
+    config.yaml     the resolved experiment
+    checkpoints/    trajectories/    evaluation/    plots/
+    summary.json    log.txt
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import BadInputError
+from pipeline.files import write_atomic
+
+if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs can do without
+    from pipeline.config import Experiment
+
+MAX_SUMMARY_BYTES = 16 << 20
+NUM_RUNS_NAMED = 5  # in an error message
+
+
+def home() -> Path:
+    """Return the folder of all runs: OUTERLOOP_HOME, by default ./runs. It need not exist."""
+    return Path(os.environ.get("OUTERLOOP_HOME") or "runs").expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run on disk. `path` is a folder with a config.yaml."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, experiment: Experiment) -> RunFolder:
+        """Make the folder of a new run of `experiment`, with its config.yaml.
+
+        The run id is the experiment's name, the time (UTC) and six random digits. The folder
+        appears under its name only when it is complete. BadInputError if the home cannot be
+        written.
+        """
+        from pipeline.config import to_yaml
+
+        run_id = f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        if Path(run_id).name != run_id or run_id.startswith("."):
+            raise BadInputError(f"name: '{experiment.name}' cannot be part of a folder's name")
+        draft = home() / f".{run_id}"
+        try:
+            draft.mkdir(parents=True)
+            for folder in ("checkpoints", "trajectories", "evaluation", "plots"):
+                (draft / folder).mkdir()
+            write_atomic(draft / "config.yaml", to_yaml(experiment).encode())
+            (draft / "log.txt").touch()
+            draft.rename(home() / run_id)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise BadInputError(
+                f"{home()}: a run's folder cannot be made here: {error.strerror}; "
+                "set OUTERLOOP_HOME to a folder that can be written"
+            ) from None
+        return cls(home() / run_id)
+
+    @classmethod
+    def open(cls, text: str) -> RunFolder:
+        """Find the run that `text` names: a run id, the unique beginning of one, or a path.
+
+        BadInputError for an unknown or ambiguous id, and for a folder that is no run.
+        """
+        names = list_runs()
+        if text in names:
+            return cls(home() / text)
+        if text and os.path.exists(text):
+            return cls._at(Path(text))
+        matches = [name for name in names if text and name.startswith(text)]
+        if len(matches) == 1:
+            return cls(home() / matches[0])
+        if matches:
+            raise BadInputError(f"run '{text}' is ambiguous: {_first_of(matches)}")
+        raise BadInputError(f"unknown run '{text}'; {_hint(text, names)}")
+
+    @classmethod
+    def _at(cls, path: Path) -> RunFolder:
+        if not path.is_dir():
+            raise BadInputError(f"{path}: is a file; expected the folder of a run")
+        if not (path / "config.yaml").is_file():
+            raise BadInputError(f"{path}: is no run: it holds no config.yaml; runs are in {home()}")
+        return cls(path.absolute())
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which is its folder's."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved experiment, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def trajectories(self) -> Path:
+        """Folder of the Parquet files of inner steps."""
+        return self.path / "trajectories"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the meta-test's Parquet files."""
+        return self.path / "evaluation"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the PNG files."""
+        return self.path / "plots"
+
+    @property
+    def log(self) -> Path:
+        """What the run said, line by line."""
+        return self.path / "log.txt"
+
+    @property
+    def summary(self) -> Path:
+        """The run's figures, as JSON."""
+        return self.path / "summary.json"
+
+    def read_experiment(self) -> Experiment:
+        """Return the experiment that this is a run of; BadInputError if its file is damaged."""
+        from pipeline.config import load_experiment
+
+        return load_experiment(self.config)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace summary.json; whatever happens, the old or the new one is there, whole."""
+        write_atomic(self.summary, (json_text(summary, indent=2) + "\n").encode())
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return what `write_summary` wrote last, nothing if it never did.
+
+        BadInputError for a file that is no JSON object.
+        """
+        try:
+            if self.summary.stat().st_size > MAX_SUMMARY_BYTES:
+                raise BadInputError(f"{self.summary}: larger than {MAX_SUMMARY_BYTES} bytes")
+            summary = json.loads(self.summary.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise BadInputError(f"{self.summary}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise BadInputError(f"{self.summary}: is no JSON; remove it to go on without") from None
+        if not isinstance(summary, dict):
+            raise BadInputError(f"{self.summary}: expected a JSON object; remove it to go on")
+        return summary
+
+
+def list_runs() -> list[str]:
+    """Return the ids of the runs in the home, newest first.
+
+    BadInputError if the home cannot be read; an absent one holds no runs.
+    """
+    try:
+        folders = [p for p in home().iterdir() if (p / "config.yaml").is_file()]
+        made = {p.name: (p / "config.yaml").stat().st_mtime_ns for p in folders}
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BadInputError(
+            f"{home()}: runs cannot be read here: {error.strerror}; set OUTERLOOP_HOME"
+        ) from None
+    names = [name for name in made if not name.startswith(".")]
+    return sorted(names, key=lambda name: (made[name], name), reverse=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return `value` as standard JSON: a NaN or an infinity, which JSON has not, becomes null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _hint(text: str, names: list[str]) -> str:
+    if not names:
+        return f"there is none in {home()}"
+    near = get_close_matches(text, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"newest in {home()}: {_first_of(names)}"
+
+
+def _first_of(names: list[str]) -> str:
+    rest = len(names) - NUM_RUNS_NAMED
+    return ", ".join(names[:NUM_RUNS_NAMED]) + (f" and {rest} more" if rest > 0 else "")
