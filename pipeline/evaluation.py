@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from algorithms.scoring import area_under_curve, confidence_interval_95
+
 from pipeline.config import field_rows
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic

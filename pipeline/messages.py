@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 TRAJECTORY_SCHEMA = pa.schema(
@@ -41,6 +40,7 @@ class TaskSpec:
     attempt: int = 0
     purpose: Literal["train", "evaluate"] = "train"
     method: str = ""  # for evaluation: whose parameters these are
+    repeat: int = 0  # for evaluation: which of the independent adaptations
 
     @property
     def key(self) -> tuple[str, str, int, int]:
@@ -80,7 +80,7 @@ class TaskFailure:
 
     spec: TaskSpec
     reason: str
-    retryable: bool
+    worker_lost: bool  # the worker died; otherwise the task's own code raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,3 @@ class OuterUpdate:
     step_norm: float  # of the change of the outer parameters
     params_norm: float
 
-
-def as_float32(values: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return `values` as a float32 array without copying one that already is."""
-    return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,87 @@
+"""Ray shells around TaskWorker and AggregatorShard: transport here, arithmetic there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline.aggregator import AggregatorShard, Array, ShardUpdate
+from pipeline.backend import Accepted
+from pipeline.config import Experiment
+from pipeline.messages import Piece, Segment, TaskSpec
+from pipeline.server import Start, build_shard, write_shard_of
+from pipeline.worker import TaskWorker
+
+# Segments that may wait for the driver before a worker pauses.
+BACKPRESSURE_SEGMENTS = 4
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class TaskActor:
+    """Runs tasks; gradient slices go to the object store, only their references to the driver."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._worker = TaskWorker(experiment)
+        self._params: tuple[int, list[Array]] = (-1, [])
+
+    def ready(self) -> int:
+        """Answer once the worker stands; the process id, so that tests can kill it."""
+        return os.getpid()
+
+    @ray.method(
+        num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_SEGMENTS
+    )
+    def run(self, spec: TaskSpec, params: Sequence[Any]) -> Iterator[Segment]:
+        """Stream the task's segments; `params` are references, one a shard."""
+        if self._params[0] != spec.version:
+            self._params = (spec.version, ray.get(list(params)))
+        for segment in self._worker.run(spec, self._params[1]):
+            yield replace(segment, pieces=tuple(_put(share) for share in segment.pieces))
+
+
+def _put(share: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Replace values by references; `put` keeps even small ones out of the driver's replies."""
+    return tuple(replace(piece, values=ray.put(piece.values)) for piece in share)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, num_cpus=0)
+class AggregatorActor:
+    """Holds one shard and publishes its parameters in the object store once a version."""
+
+    def __init__(self, experiment: Experiment, number: int, start: Start) -> None:
+        self._shard: AggregatorShard = build_shard(experiment, number, start)
+        self._published = ray.put(self._shard.params.numpy())
+
+    def published(self) -> list[Any]:
+        """Return the reference to the newest parameters, in a list so that Ray leaves it be."""
+        return [self._published]
+
+    def fold(self, spec: TaskSpec, number: int, share: Sequence[Piece]) -> None:
+        """Fetch and fold one segment's slices; slices that died with their worker are lost."""
+        try:
+            arrays = ray.get([piece.values for piece in share])
+        except RayError:
+            self._shard.fold(spec, number, None)
+            return
+        offsets = [piece.offset for piece in share]
+        self._shard.fold(spec, number, list(zip(offsets, arrays, strict=True)))
+
+    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+        """Forward."""
+        return self._shard.missing(meta_step, accepted)
+
+    def commit(self, meta_step: int, accepted: Accepted) -> tuple[ShardUpdate, list[Any]]:
+        """Take the outer step; return it with the reference to the new parameters."""
+        update = self._shard.commit(meta_step, accepted)
+        self._published = ray.put(self._shard.params.numpy())
+        return update, [self._published]
+
+    def write_checkpoint(self, folder: Path) -> str:
+        """Forward."""
+        return write_shard_of(self._shard, folder)

@@ -1,0 +1,50 @@
+"""What the Trainer asks of wherever workers and aggregator live.
+
+Two kinds: `pipeline.local` (this process) and `pipeline.cluster` (Ray). The Trainer's loop is
+the same over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.aggregator import ShardUpdate
+from pipeline.messages import Segment, TaskFailure, TaskSpec
+
+Accepted = Mapping[int, tuple[int, int]]  # task index → attempt, number of its segments
+
+
+class Backend(Protocol):
+    """Workers and the aggregator's shards, as the control plane sees them."""
+
+    def has_room(self) -> bool:
+        """Whether a worker takes another task now."""
+
+    def submit(self, spec: TaskSpec) -> None:
+        """Hand a task to a worker, with the newest outer parameters."""
+
+    def num_in_flight(self) -> int:
+        """Tasks handed out and not yet ended."""
+
+    def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
+        """Wait for what comes next; an empty list after `timeout_s` without any."""
+
+    def fold(self, segment: Segment) -> None:
+        """Forward a segment's slices to the aggregator; the driver never reads them."""
+
+    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+        """Return the accepted tasks of which a segment was lost; they must be run again."""
+
+    def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
+        """Take the outer step on every shard; later tasks start from the new version."""
+
+    def write_checkpoint(self, folder: Path) -> list[str]:
+        """Have every shard write its parameters and optimizer to `folder`; return file names."""
+
+    def discard(self) -> None:
+        """Give up all tasks in flight."""
+
+    def close(self) -> None:
+        """End workers and aggregator."""

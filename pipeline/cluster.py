@@ -1,0 +1,255 @@
+"""Workers and aggregator as Ray actors: starting, feeding, watching and replacing them.
+
+Who waits for whom:
+  - a worker pauses once BACKPRESSURE_SEGMENTS of its segments wait for the driver;
+  - the driver pauses in `fold` once MAX_FOLDS folds wait for the aggregator;
+  - a worker holds `workers.queue_depth` tasks, so that it never idles between two.
+A dead worker's tasks come back as TaskFailure, and an actor of its own kind takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+
+from pipeline.actors import AggregatorActor, TaskActor
+from pipeline.aggregator import ShardUpdate
+from pipeline.backend import Accepted
+from pipeline.config import Experiment
+from pipeline.errors import BadInputError, RunFailedError
+from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.server import Start
+
+MAX_FOLDS = 64
+MAX_LOSSES_IN_A_ROW = 10  # workers that die without finishing one task in between
+START_TIMEOUT_S = 180.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """One worker: its actor, and the streams of the tasks it was given, oldest first."""
+
+    actor: Any
+    ready: Any | None  # reference that resolves when the actor stands; None afterwards
+    streams: deque[tuple[TaskSpec, Any]] = field(default_factory=deque)
+
+
+class RayBackend:
+    """The Trainer's view of a Ray cluster."""
+
+    def __init__(self, experiment: Experiment, start: Start) -> None:
+        self._experiment = experiment
+        self._owns_ray = connect(experiment)
+        self._gpus = _gpu_share(experiment)
+        shards = experiment.aggregator.shards
+        self._shards = [AggregatorActor.remote(experiment, n, start) for n in range(shards)]
+        self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
+        self._folds: deque[Any] = deque()
+        self._losses_in_a_row = 0
+        self._params = self._ask([shard.published.remote() for shard in self._shards])
+
+    def has_room(self) -> bool:
+        """Whether a standing worker's queue is short enough."""
+        return self._freest() is not None
+
+    def submit(self, spec: TaskSpec) -> None:
+        """Hand the task to the worker with the shortest queue."""
+        slot = self._freest()
+        assert slot is not None
+        params = [published[0] for published in self._params]
+        slot.streams.append((spec, slot.actor.run.remote(spec, params)))
+
+    def num_in_flight(self) -> int:
+        """Tasks handed to workers and not yet ended."""
+        return sum(len(slot.streams) for slot in self._slots)
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers, in their order (for tests and tools)."""
+        return list(ray.get([slot.actor.ready.remote() for slot in self._slots]))
+
+    def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
+        """Wait for any worker's next segment, failure or readiness."""
+        # A worker runs its tasks in order, so only its oldest stream can have news.
+        waiting = {
+            (slot.ready if slot.ready is not None else slot.streams[0][1]): slot
+            for slot in self._slots
+            if slot.ready is not None or slot.streams
+        }
+        if not waiting:
+            return []
+        done, _ = ray.wait(
+            list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False
+        )
+        found: list[Segment | TaskFailure] = []
+        for item in done:
+            found += self._news(waiting[item])
+        return found
+
+    def fold(self, segment: Segment) -> None:
+        """Forward references; wait only when too many folds are under way."""
+        for shard, share in zip(self._shards, segment.pieces, strict=True):
+            self._folds.append(shard.fold.remote(segment.spec, segment.number, share))
+        while len(self._folds) > MAX_FOLDS:
+            self._ask([self._folds.popleft()])
+
+    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+        """Ask every shard; an actor answers in order, so all folds have ended by then."""
+        self._folds.clear()
+        answers = self._ask([s.missing.remote(meta_step, accepted) for s in self._shards])
+        return sorted({index for answer in answers for index in answer})
+
+    def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
+        """Take the outer step on every shard and remember where the new parameters are."""
+        answers = self._ask([s.commit.remote(meta_step, accepted) for s in self._shards])
+        self._params = [published for _, published in answers]
+        return [update for update, _ in answers]
+
+    def write_checkpoint(self, folder: Path) -> list[str]:
+        """Have every shard write its own file."""
+        return self._ask([s.write_checkpoint.remote(folder.absolute()) for s in self._shards])
+
+    def discard(self) -> None:
+        """Drop the workers with whatever they do."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+        self._slots = []
+
+    def close(self) -> None:
+        """End this run's actors; end Ray too if it was started here."""
+        for actor in [slot.actor for slot in self._slots] + self._shards:
+            ray.kill(actor)
+        self._slots = []
+        if self._owns_ray:
+            ray.shutdown()
+
+    def _freest(self) -> Slot | None:
+        depth = self._experiment.workers.queue_depth
+        free = [s for s in self._slots if s.ready is None and len(s.streams) < depth]
+        return min(free, key=lambda slot: len(slot.streams), default=None)
+
+    def _start_worker(self) -> Slot:
+        workers = self._experiment.workers
+        actor = TaskActor.options(num_cpus=workers.threads, num_gpus=self._gpus).remote(
+            self._experiment
+        )
+        return Slot(actor, actor.ready.remote())
+
+    def _news(self, slot: Slot) -> list[Segment | TaskFailure]:
+        try:
+            if slot.ready is not None:
+                ray.get(slot.ready)
+                slot.ready = None
+                return []
+            spec, stream = slot.streams[0]
+            segment: Segment = ray.get(next(stream))
+        except (ActorDiedError, ActorUnavailableError) as error:
+            return self._replace(slot, _first_line(error))
+        except RayTaskError as error:
+            return self._task_raised(slot, error)
+        except RayError as error:
+            return self._replace(slot, _first_line(error))
+        if segment.final:
+            slot.streams.popleft()
+            self._losses_in_a_row = 0
+        return [segment]
+
+    def _task_raised(self, slot: Slot, error: RayTaskError) -> list[Segment | TaskFailure]:
+        if isinstance(error.cause, RayError):  # e.g. the parameters' owner died under the worker
+            return self._replace(slot, _first_line(error.cause))
+        cause = error.cause if error.cause is not None else error
+        if slot.ready is not None:
+            raise RunFailedError(f"a worker could not start: {_first_line(cause)}")
+        spec, _ = slot.streams.popleft()
+        return [TaskFailure(spec, f"{type(cause).__name__}: {_first_line(cause)}", False)]
+
+    def _replace(self, slot: Slot, reason: str) -> list[Segment | TaskFailure]:
+        self._losses_in_a_row += 1
+        if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW:
+            raise RunFailedError(
+                f"{self._losses_in_a_row} workers died in a row without finishing a task; "
+                f"the last: {reason}"
+            )
+        ray.kill(slot.actor)
+        lost = [TaskFailure(spec, reason, True) for spec, _ in slot.streams]
+        self._slots[self._slots.index(slot)] = self._start_worker()
+        return lost
+
+    def _ask(self, calls: list[Any]) -> list[Any]:
+        try:
+            return list(ray.get(calls))
+        except RayTaskError as error:
+            cause = error.cause if error.cause is not None else error
+            if isinstance(cause, (BadInputError, RunFailedError)):
+                raise cause from None
+            raise RunFailedError(f"the aggregator failed: {_first_line(cause)}") from error
+        except RayError as error:
+            raise RunFailedError(
+                f"the aggregator was lost: {_first_line(error)}; "
+                "go on with: outerloop train --resume"
+            ) from None
+
+
+def connect(experiment: Experiment) -> bool:
+    """Join the cluster of `workers.address`, or start Ray here; True if it was started here.
+
+    Raises BadInputError when more workers or GPUs are asked for than there are.
+    """
+    if ray.is_initialized():
+        _check_resources(experiment)
+        return False
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = experiment.workers.address
+    try:
+        ray.init(
+            address=address or "local",
+            namespace="outerloop",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BadInputError(f"workers.address: '{address}': {_first_line(error)}") from None
+    try:
+        _check_resources(experiment)
+    except BadInputError:
+        ray.shutdown()
+        raise
+    return not address
+
+
+def _check_resources(experiment: Experiment) -> None:
+    workers, have = experiment.workers, ray.cluster_resources()
+    cores, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    if workers.count * workers.threads > cores:
+        raise BadInputError(
+            f"workers.count: {workers.count} workers of {workers.threads} thread(s) need "
+            f"{workers.count * workers.threads} CPU cores; there are {cores:.0f}"
+        )
+    wanted = max(_gpu_share(experiment) * workers.count, float(workers.device.startswith("cuda")))
+    if wanted > gpus + 1e-9:
+        raise BadInputError(
+            f"workers.gpus_per_worker: {workers.count} workers need {wanted:g} GPUs; "
+            f"there are {gpus:g}"
+        )
+
+
+def _gpu_share(experiment: Experiment) -> float:
+    """GPUs of one worker: as configured, else an even share of those there are."""
+    workers = experiment.workers
+    if workers.gpus_per_worker or workers.device == "cpu":
+        return workers.gpus_per_worker
+    gpus = float(ray.cluster_resources().get("GPU", 0.0))
+    share = gpus / workers.count
+    return float(int(share)) if share >= 1 else share
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,78 @@
+"""Workers and aggregator in this process: a laptop, a debugger, most tests."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.aggregator import ShardUpdate
+from pipeline.backend import Accepted
+from pipeline.config import Experiment
+from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.server import Start, build_shard, write_shard_of
+from pipeline.worker import TaskWorker
+
+
+class LocalBackend:
+    """Runs tasks one after the other; a call of `events` computes one segment."""
+
+    def __init__(self, experiment: Experiment, start: Start) -> None:
+        self._worker = TaskWorker(experiment)
+        self._shards = [
+            build_shard(experiment, number, start) for number in range(experiment.aggregator.shards)
+        ]
+        self._queue: deque[TaskSpec] = deque()
+        self._stream: Iterator[Segment] | None = None
+
+    def has_room(self) -> bool:
+        """Whether the one slot is free."""
+        return not self._queue
+
+    def submit(self, spec: TaskSpec) -> None:
+        """Queue the task."""
+        self._queue.append(spec)
+
+    def num_in_flight(self) -> int:
+        """Tasks queued or begun."""
+        return len(self._queue)
+
+    def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
+        """Compute the next segment of the task at the head of the queue."""
+        if not self._queue:
+            return []
+        if self._stream is None:
+            params = [shard.params.numpy() for shard in self._shards]
+            self._stream = self._worker.run(self._queue[0], params)
+        segment = next(self._stream)
+        if segment.final:
+            self._stream = None
+            self._queue.popleft()
+        return [segment]
+
+    def fold(self, segment: Segment) -> None:
+        """Fold the slices at once."""
+        for shard, share in zip(self._shards, segment.pieces, strict=True):
+            slices = [(piece.offset, piece.values) for piece in share]
+            shard.fold(segment.spec, segment.number, slices)
+
+    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+        """Nothing is lost within a process, so this finds programming errors only."""
+        found = {index for shard in self._shards for index in shard.missing(meta_step, accepted)}
+        return sorted(found)
+
+    def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
+        """Take the outer step on every shard."""
+        return [shard.commit(meta_step, accepted) for shard in self._shards]
+
+    def write_checkpoint(self, folder: Path) -> list[str]:
+        """Write every shard."""
+        return [write_shard_of(shard, folder) for shard in self._shards]
+
+    def discard(self) -> None:
+        """Forget the queue and the task that was begun."""
+        self._queue.clear()
+        self._stream = None
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,0 +1,62 @@
+"""The network of an experiment, its flat parameters, and where they start."""
+
+from __future__ import annotations
+
+import torch
+from algorithms.baselines import random_initialisation
+from algorithms.parameters import ParameterVector
+from torch import Tensor
+
+from algorithms import META_LEARNERS
+from algorithms.models.conv import ConvNet
+from pipeline.config import Experiment
+from pipeline.layout import OuterLayout
+from pipeline.seeding import derive_seed
+
+IMAGE_SIZE = 28
+
+
+def build_network(
+    experiment: Experiment, device: torch.device | str = "cpu"
+) -> tuple[ConvNet, ParameterVector]:
+    """Return the network on `device` and the flat vector that its parameters are views of."""
+    model = ConvNet(
+        num_classes=experiment.task.num_ways,
+        image_size=IMAGE_SIZE,
+        num_filters=experiment.model.num_filters,
+        num_blocks=experiment.model.num_blocks,
+        batch_norm=experiment.model.batch_norm,
+    ).to(device)
+    vector = ParameterVector(model)
+    vector.bind(model)
+    return model, vector
+
+
+def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout:
+    """Return how the outer vector is laid out for this experiment's meta-learner."""
+    shards = experiment.aggregator.shards
+    if not META_LEARNERS[experiment.algorithm.name].multi_head:
+        return OuterLayout(vector.size, 0, 0, shards)
+    body = vector.head_offset()
+    return OuterLayout(body, vector.size - body, experiment.data.num_train_tasks, shards)
+
+
+def fresh_parameters(experiment: Experiment, seed: int) -> Tensor:
+    """Return a random initialisation of the network, float32 [P], on the CPU."""
+    model, vector = build_network(experiment)
+    random_initialisation(model, seed)
+    return vector.values.clone()
+
+
+def initial_outer_parameters(experiment: Experiment) -> Tensor:
+    """Return the outer vector at version 0: random, every output layer on its own."""
+    vector = build_network(experiment)[1]
+    layout = outer_layout(experiment, vector)
+    first = fresh_parameters(experiment, derive_seed(experiment.seed, "init"))
+    if not layout.head:
+        return first
+    heads = [
+        fresh_parameters(experiment, derive_seed(experiment.seed, "head", i))[layout.body :]
+        for i in range(layout.num_heads)
+    ]
+    return torch.cat([first[: layout.body], *heads])

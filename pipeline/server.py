@@ -1,0 +1,60 @@
+"""What an aggregator actor holds: a shard, where it starts from, how it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.aggregator import AggregatorShard
+from pipeline.checkpoint import Checkpoint, CheckpointStore, write_shard
+from pipeline.config import Experiment
+from pipeline.errors import RunFailedError
+from pipeline.network import build_network, initial_outer_parameters, outer_layout
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run begins: the experiment's initialisation, or a checkpoint of outer step `step`."""
+
+    checkpoints: Path | None = None
+    step: int = 0
+
+
+def build_shard(experiment: Experiment, number: int, start: Start) -> AggregatorShard:
+    """Return shard `number` at `start`; each shard reads or draws its own slice."""
+    torch.set_num_threads(1)
+    layout = outer_layout(experiment, build_network(experiment)[1])
+    first, last = layout.shard_bounds()[number]
+    if start.checkpoints is None:
+        params = initial_outer_parameters(experiment)
+        return AggregatorShard(first, params[first:last], experiment.outer)
+    checkpoint = load_step(start)
+    if len(checkpoint.params) != layout.size:
+        raise RunFailedError(
+            f"{start.checkpoints}: checkpoint holds {len(checkpoint.params)} parameters, the "
+            f"experiment has {layout.size}"
+        )
+    shard = AggregatorShard(
+        first, torch.from_numpy(checkpoint.params[first:last].copy()), experiment.outer, start.step
+    )
+    shard.optimizer.load_state_tensors(
+        {
+            name: torch.from_numpy(values[first:last].copy() if values.shape else values.copy())
+            for name, values in checkpoint.optimizer.items()
+        }
+    )
+    return shard
+
+
+def load_step(start: Start) -> Checkpoint:
+    """Return the checkpoint that `start` names."""
+    assert start.checkpoints is not None
+    return CheckpointStore(start.checkpoints).load(start.step)
+
+
+def write_shard_of(shard: AggregatorShard, folder: Path) -> str:
+    """Write the shard's parameters and optimizer state into `folder`; return the file's name."""
+    state = {name: t.numpy() for name, t in shard.optimizer.state_tensors().items()}
+    return write_shard(folder, shard.offset, shard.params.numpy(), state)
