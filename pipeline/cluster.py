@@ -146,8 +146,7 @@ class RayBackend:
                 ray.get(slot.ready)
                 slot.ready = None
                 return []
-            spec, stream = slot.streams[0]
-            segment: Segment = ray.get(next(stream))
+            segment: Segment = ray.get(next(slot.streams[0][1]))
         except (ActorDiedError, ActorUnavailableError) as error:
             return self._replace(slot, _first_line(error))
         except RayTaskError as error:

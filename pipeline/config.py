@@ -154,7 +154,9 @@ class EvaluationConfig(Section):
     baselines: tuple[str, ...] = Field(
         ("scratch",), description="Methods to adapt on the same tasks, batches and budget."
     )
-    every: int = Field(0, ge=0, description="Outer steps between meta-tests in training; 0: end only.")
+    every: int = Field(
+        0, ge=0, description="Outer steps between meta-tests while training; 0: at the end only."
+    )
 
 
 class TrackingConfig(Section):

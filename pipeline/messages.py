@@ -19,7 +19,7 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("attempt", pa.int32()),
         ("step", pa.int64()),  # inner step, from 0
         ("loss", pa.float32()),
-        ("error", pa.float32()),  # share of the minibatch misclassified; null where it has no meaning
+        ("error", pa.float32()),  # share of the minibatch misclassified; null: no meaning
         ("grad_norm", pa.float32()),
         ("path_length", pa.float32()),  # length of the path in parameter space so far
         ("lr", pa.float32()),

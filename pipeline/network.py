@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from algorithms.baselines import random_initialisation
+from algorithms.baselines import initial_parameters
 from algorithms.parameters import ParameterVector
 from torch import Tensor
 
@@ -41,22 +41,15 @@ def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout
     return OuterLayout(body, vector.size - body, experiment.data.num_train_tasks, shards)
 
 
-def fresh_parameters(experiment: Experiment, seed: int) -> Tensor:
-    """Return a random initialisation of the network, float32 [P], on the CPU."""
-    model, vector = build_network(experiment)
-    random_initialisation(model, seed)
-    return vector.values.clone()
-
-
 def initial_outer_parameters(experiment: Experiment) -> Tensor:
     """Return the outer vector at version 0: random, every output layer on its own."""
-    vector = build_network(experiment)[1]
+    model, vector = build_network(experiment)
     layout = outer_layout(experiment, vector)
-    first = fresh_parameters(experiment, derive_seed(experiment.seed, "init"))
+    first = initial_parameters(model, derive_seed(experiment.seed, "init"))
     if not layout.head:
         return first
     heads = [
-        fresh_parameters(experiment, derive_seed(experiment.seed, "head", i))[layout.body :]
-        for i in range(layout.num_heads)
+        initial_parameters(model, derive_seed(experiment.seed, "head", index))[layout.body :]
+        for index in range(layout.num_heads)
     ]
     return torch.cat([first[: layout.body], *heads])

@@ -17,11 +17,12 @@ from algorithms.parameters import BufferSnapshot
 from torch import Tensor
 
 from algorithms import META_LEARNERS
+from algorithms.baselines import initial_parameters
 from pipeline.aggregator import Array
 from pipeline.config import Experiment
 from pipeline.memory import keep_freed_memory
 from pipeline.messages import TRAJECTORY_SCHEMA, Piece, Segment, TaskSpec
-from pipeline.network import build_network, fresh_parameters, outer_layout
+from pipeline.network import build_network, outer_layout
 from pipeline.seeding import derive_seed
 from pipeline.tasks import task_family
 
@@ -70,12 +71,12 @@ class TaskWorker:
         self._buffers.restore()
         fresh_seed = derive_seed(self.experiment.seed, "scratch", spec.task_id, spec.repeat)
         if spec.method == "scratch":
-            self.vector.load(fresh_parameters(self.experiment, fresh_seed))
+            self.vector.load(initial_parameters(self.model, fresh_seed))
             return
         outer = params[0] if len(params) == 1 else np.concatenate(params)
         if self.layout.head and spec.split == "test":
             # A held-out task has no trained output layer: it starts from a random one.
-            local = fresh_parameters(self.experiment, fresh_seed)
+            local = initial_parameters(self.model, fresh_seed)
             local[: self.layout.body] = torch.from_numpy(outer[: self.layout.body].copy())
             self.vector.load(local)
             return

@@ -1,0 +1,285 @@
+"""The meta-training loop, over any backend: one outer step after the other, and the meta-test.
+
+The Trainer is the control plane: it samples the meta-batch, hands out specs, forwards
+references and keeps the books. Parameters and gradients pass it by.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+
+import numpy as np
+
+from pipeline.aggregator import ShardUpdate
+from pipeline.backend import Backend
+from pipeline.checkpoint import CheckpointStore
+from pipeline.config import Experiment
+from pipeline.dispatcher import Counters, Dispatcher
+from pipeline.errors import InterruptedRunError, RunFailedError
+from pipeline.evaluation import TaskCurve
+from pipeline.interrupt import StopRequest
+from pipeline.messages import Segment, TaskSpec
+from pipeline.progress import OuterProgress, Progress
+from pipeline.tasks import sample_meta_batch
+from pipeline.tracking import MetricLog
+from pipeline.trajectories import TrajectoryWriter
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """Scalars of one attempt at one task, gathered as its segments arrive."""
+
+    attempt: int
+    loss_first: float = math.nan
+    loss_last: float = math.nan
+    loss_sum: float = 0.0
+    path_length: float = 0.0
+    num_steps: int = 0
+    num_segments: int = 0
+    finite: bool = True
+
+    def add(self, segment: Segment) -> None:
+        """Take in the next segment's rows."""
+        losses = segment.rows.column("loss").to_numpy(zero_copy_only=False)
+        if not self.num_steps:
+            self.loss_first = float(losses[0])
+        self.loss_last = float(losses[-1])
+        self.loss_sum += float(losses.sum(dtype=np.float64))
+        self.path_length = float(segment.rows.column("path_length")[-1].as_py())
+        self.num_steps += len(losses)
+        self.num_segments += 1
+        self.finite = segment.finite
+
+
+@dataclass(slots=True)
+class Books:
+    """Where a run keeps what it finds out."""
+
+    checkpoints: CheckpointStore
+    trajectories: TrajectoryWriter
+    metrics: MetricLog
+    counters: Counters = field(default_factory=Counters)
+
+
+class Trainer:
+    """Takes outer steps from `version` on.
+
+    At all times `version` outer steps have been taken, and everything of step v is on record
+    (trajectory, metrics) before the checkpoint that holds v + 1 is written.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        books: Books,
+        stop: StopRequest,
+        progress: Progress,
+        version: int = 0,
+    ) -> None:
+        self.experiment = experiment
+        self.version = version
+        self._backend = backend
+        self._books = books
+        self._progress = progress
+        self._dispatcher = Dispatcher(
+            backend, experiment.workers.max_retries, books.counters, stop, progress
+        )
+        self._saved_version = version if books.checkpoints.steps() else -1
+        self._started = (time.monotonic(), version)
+
+    def train(self) -> None:
+        """Take the outer steps that are left, with checkpoints; on an interruption, save first."""
+        every, last = self.experiment.checkpoint.every, self.experiment.meta.num_steps
+        try:
+            while self.version < last:
+                self.outer_step()
+                if self.version % every == 0:
+                    self.save()
+        except (InterruptedRunError, KeyboardInterrupt, RunFailedError):
+            self._backend.discard()
+            self.save()
+            raise
+        self.save()
+
+    def outer_step(self) -> None:
+        """Run a meta-batch, take the outer step and put it on record."""
+        begun = time.monotonic()
+        self._dispatcher.peak_in_flight = 0
+        step = self.version
+        records = self._run_meta_batch(step)
+        accepted = {
+            index: (record.attempt, record.num_segments)
+            for index, record in sorted(records.items())
+            if record.finite
+        }
+        updates = self._backend.commit(step, accepted)
+        self._books.trajectories.commit(step, {i: r.attempt for i, r in records.items()})
+        self._count(records)
+        self.version = step + 1
+        self._report(records, updates, time.monotonic() - begun)
+        self._check_bad_tasks()
+
+    def save(self) -> None:
+        """Write a checkpoint of the outer steps taken, unless there is one already."""
+        if self._saved_version == self.version:
+            return
+        self._books.metrics.sync()
+        folder = self._books.checkpoints.begin(self.version)
+        try:
+            self._backend.write_checkpoint(folder)
+            self._books.checkpoints.commit(
+                self.version, {"counters": asdict(self._books.counters)}
+            )
+        except BaseException:
+            self._books.checkpoints.abandon(self.version)
+            raise
+        self._saved_version = self.version
+
+    def meta_test(self, methods: Sequence[str], num_tasks: int) -> list[TaskCurve]:
+        """Adapt to every held-out task, by every method, on the same minibatches."""
+        work = product(methods, range(num_tasks), range(self.experiment.evaluation.repeats))
+        specs = [
+            TaskSpec(
+                meta_step=self.version,
+                index=index,
+                task_id=task_id,
+                split="test",
+                version=self.version,
+                purpose="evaluate",
+                method=method,
+                repeat=repeat,
+            )
+            for index, (method, task_id, repeat) in enumerate(work)
+        ]
+        self._progress.phase("meta-test", len(specs))
+        parts: dict[int, list[Segment]] = {}
+        for segment in self._dispatcher.run(specs):
+            held = parts.get(segment.spec.index, [])
+            if held and held[-1].spec.attempt != segment.spec.attempt:
+                held = []
+            parts[segment.spec.index] = [*held, segment]
+            if segment.final:
+                self._progress.advance()
+        return [_curve(parts[spec.index]) for spec in specs]
+
+    def _run_meta_batch(self, step: int) -> dict[int, TaskRecord]:
+        """Run the meta-batch's tasks until the aggregator holds each one wholly."""
+        specs = {
+            index: TaskSpec(step, index, task_id, "train", step)
+            for index, task_id in enumerate(sample_meta_batch(self.experiment, step))
+        }
+        records: dict[int, TaskRecord] = {}
+        wanted = list(specs.values())
+        while wanted:
+            for segment in self._dispatcher.run(wanted):
+                self._take(segment, records)
+            accepted = {i: (r.attempt, r.num_segments) for i, r in records.items() if r.finite}
+            lost = self._backend.missing(step, accepted)
+            # A slice died with its worker after the driver had seen the segment.
+            for index in lost:
+                self._books.counters.retries += 1
+                specs[index] = replace(specs[index], attempt=records[index].attempt + 1)
+            wanted = [specs[index] for index in lost]
+        return records
+
+    def _take(self, segment: Segment, records: dict[int, TaskRecord]) -> None:
+        spec = segment.spec
+        record = records.get(spec.index)
+        if record is None or record.attempt != spec.attempt:
+            record = records[spec.index] = TaskRecord(spec.attempt)
+        record.add(segment)
+        self._books.trajectories.add(spec.meta_step, spec.index, spec.attempt, segment.rows)
+        if segment.finite:
+            self._backend.fold(segment)
+        else:
+            name = segment.rows.column("task_name")[0].as_py()
+            self._progress.message(
+                f"outer step {spec.meta_step}: task {spec.index} ({name}) left out: "
+                "its loss or gradient is not finite"
+            )
+
+    def _count(self, records: dict[int, TaskRecord]) -> None:
+        counters = self._books.counters
+        for _, record in sorted(records.items()):
+            counters.tasks += 1
+            counters.inner_steps += record.num_steps
+            counters.dropped += not record.finite
+            counters.bad_in_a_row = 0 if record.finite else counters.bad_in_a_row + 1
+
+    def _check_bad_tasks(self) -> None:
+        bad, bound = self._books.counters.bad_in_a_row, self.experiment.meta.max_bad_tasks
+        if bad > bound:
+            raise RunFailedError(
+                f"{bad} tasks in a row were not finite (meta.max_bad_tasks is {bound}); "
+                "a checkpoint is written; try a smaller inner.lr or outer.lr"
+            )
+
+    def _report(
+        self, records: dict[int, TaskRecord], updates: Sequence[ShardUpdate], wall_s: float
+    ) -> None:
+        counters = self._books.counters
+        good = [record for record in records.values() if record.finite]
+        num_steps = sum(record.num_steps for record in records.values())
+        grad_norm = math.sqrt(sum(update.grad_square for update in updates))
+        figures = {
+            "train/loss": _mean([r.loss_sum / r.num_steps for r in good]),
+            "train/loss_first": _mean([r.loss_first for r in good]),
+            "train/loss_last": _mean([r.loss_last for r in good]),
+            "train/path_length": _mean([r.path_length for r in good]),
+            "outer/grad_norm": grad_norm,
+            "outer/step_norm": math.sqrt(sum(update.step_square for update in updates)),
+            "outer/params_norm": math.sqrt(sum(update.params_square for update in updates)),
+            "perf/inner_steps_per_s": num_steps / wall_s,
+            "perf/tasks_in_flight": float(self._dispatcher.peak_in_flight),
+            "fault/retries": float(counters.retries),
+            "fault/dropped_tasks": float(counters.dropped),
+        }
+        self._books.metrics.append(self.version, figures)
+        self._progress.outer_step(
+            OuterProgress(
+                step=self.version,
+                num_steps=self.experiment.meta.num_steps,
+                loss_first=figures["train/loss_first"],
+                loss_last=figures["train/loss_last"],
+                grad_norm=grad_norm,
+                inner_steps_per_s=figures["perf/inner_steps_per_s"],
+                tasks_in_flight=self._dispatcher.peak_in_flight,
+                eta_s=self._eta_s(),
+                retries=counters.retries,
+                dropped=counters.dropped,
+            )
+        )
+
+    def _eta_s(self) -> float | None:
+        since, first = self._started
+        taken = self.version - first
+        if not taken:
+            return None
+        left = self.experiment.meta.num_steps - self.version
+        return (time.monotonic() - since) / taken * left
+
+
+def _curve(segments: Sequence[Segment]) -> TaskCurve:
+    rows = [segment.rows for segment in segments]
+    losses, errors = (
+        np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in rows])
+        for name in ("loss", "error")
+    )
+    last = segments[-1]
+    return TaskCurve(
+        method=last.spec.method,
+        task=rows[0].column("task_name")[0].as_py(),
+        repeat=last.spec.repeat,
+        losses=losses.astype(np.float32),
+        errors=errors.astype(np.float32),
+        metrics=last.metrics,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
