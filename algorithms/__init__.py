@@ -1,0 +1,34 @@
+"""Meta-learning maths in plain torch: usable without the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from algorithms.baselines import Finetune
+from algorithms.inner_loop import InnerLoop, InnerOptimizer
+from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
+from algorithms.trajectory.fomaml import FOMAML
+from algorithms.trajectory.leap import Leap
+from algorithms.trajectory.reptile import Reptile
+from algorithms.types import TrajectoryLearner
+
+# A new meta-learner is its file, one line here and its test.
+META_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
+    "leap": Leap,
+    "reptile": Reptile,
+    "fomaml": FOMAML,
+    "finetune": Finetune,
+}
+
+__all__ = [
+    "FOMAML",
+    "META_LEARNERS",
+    "Finetune",
+    "InnerLoop",
+    "InnerOptimizer",
+    "Leap",
+    "ParameterVector",
+    "Reptile",
+    "capture_buffers",
+    "restore_buffers",
+]

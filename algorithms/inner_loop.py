@@ -1,0 +1,171 @@
+"""The only inner loop: trains a model on one task and shows each step to a fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.inner_updates import AdamUpdate, InnerUpdate, MomentumUpdate, SGDUpdate
+from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
+from algorithms.types import Task, TrajectoryFold
+
+
+@dataclass(frozen=True, slots=True)
+class InnerOptimizer:
+    """Settings of the optimizer within a task; its state starts anew with each task."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.0  # of SGD
+
+    def start(self, vector: ParameterVector) -> InnerUpdate:
+        """Return the update rule for `vector`; ValueError for an unknown name."""
+        if self.name == "adam":
+            return AdamUpdate(vector, self.lr)
+        if self.name != "sgd":
+            raise ValueError(f"unknown inner optimizer '{self.name}'; known: sgd, adam")
+        if self.momentum:
+            return MomentumUpdate(vector, self.lr, self.momentum)
+        return SGDUpdate(vector, self.lr)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecords:
+    """Figures of n consecutive inner steps: float32 tensors [n] on the CPU."""
+
+    loss: Tensor  # f_i, before the update
+    error: Tensor  # share of the minibatch misclassified; NaN where the task reports none
+    grad_norm: Tensor  # ‖g_i‖
+    path_length: Tensor  # Σ ‖Δθ‖ from the start of the task to the end of step i
+
+
+class InnerLoop:
+    """Trains `model`, whose parameters are views into `vector`, on `task`, n steps at a time.
+
+    Parameters start from what `vector` holds and buffers from what the model holds: restore both
+    before each task. Nothing in a step waits for the device, and memory does not depend on the
+    number of steps taken. The loop draws no random numbers; a model that does (dropout) is for
+    the caller to seed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vector: ParameterVector,
+        task: Task,
+        optimizer: InnerOptimizer,
+        fold: TrajectoryFold | None = None,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        """Set up the loop before its first step.
+
+        Args:
+            model: Bound to `vector`.
+            vector: Parameters and gradients.
+            task: Where losses come from.
+            optimizer: Settings of the update rule.
+            fold: Sees every step; None to train only.
+            precision: bfloat16 runs the task's loss under autocast; float32 computes in the
+                parameters' own type.
+
+        Raises:
+            ValueError: `precision` or the optimizer's name is another.
+        """
+        if precision not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"precision: expected float32 or bfloat16, got {precision}")
+        self.model = model
+        self.vector = vector
+        self.task = task
+        self.fold = fold
+        self.step = 0  # inner steps taken
+        self._update = optimizer.start(vector)
+        self._precision = precision
+        # float64: a million short steps would vanish beside a long path.
+        self._path_length = vector.values.new_zeros((), dtype=torch.float64)
+
+    def run(self, num_steps: int) -> StepRecords:
+        """Take `num_steps` inner steps and return their figures; waits for the device once.
+
+        Raises RuntimeError if the model's gradients do not gather in the vector.
+        """
+        self.model.train()
+        rows = self.vector.values.new_full((num_steps, 4), float("nan"))
+        for number, row in enumerate(rows.unbind()):
+            self._take_step(row)
+            if number == 0 and not self.vector.is_bound(self.model):
+                raise RuntimeError(
+                    "the model's parameters or gradients are no views into the vector: "
+                    "bind it, and clear gradients with vector.grads.zero_() alone"
+                )
+        return StepRecords(*rows.to("cpu", torch.float32).T.contiguous())
+
+    def finish(self) -> Tensor | None:
+        """Return the rest of the outer gradient [P]; None without a fold.
+
+        The loss at the last parameters, where the fold wants it, is evaluated on the minibatch
+        of the step that would come next.
+        """
+        if self.fold is None:
+            return None
+        loss = self._final_loss() if self.fold.needs_final_loss else None
+        return self.fold.finish(self.vector.values, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that a new loop needs to go on bitwise where this one stands."""
+        return {
+            "step": self.step,
+            "path_length": self._path_length.clone(),
+            "values": self.vector.values.clone(),
+            "buffers": capture_buffers(self.model),
+            "optimizer": self._update.state_dict(),
+            "fold": {} if self.fold is None else self.fold.state_dict(),
+            "task": self.task.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, parameters and buffers included."""
+        self.step = state["step"]
+        self._path_length.copy_(state["path_length"])
+        self.vector.load(state["values"])
+        restore_buffers(self.model, state["buffers"])
+        self._update.load_state_dict(state["optimizer"])
+        if self.fold is not None:
+            self.fold.load_state_dict(state["fold"])
+        self.task.load_state_dict(state["task"])
+
+    def _take_step(self, row: Tensor) -> None:
+        vector = self.vector
+        vector.grads.zero_()
+        loss = self._loss()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss = loss.detach()
+        if self.fold is not None:
+            self.fold.observe(loss, vector.grads, vector.values)
+        grad_norm = torch.linalg.vector_norm(vector.grads)
+        self._path_length.add_(self._update.apply(grad_norm))
+        self.step += 1
+        loss_cell, error_cell, grad_norm_cell, path_length_cell = row.unbind()
+        loss_cell.copy_(loss)
+        error = self.task.training_metrics().get("error")
+        if error is not None:
+            error_cell.copy_(error)
+        grad_norm_cell.copy_(grad_norm)
+        path_length_cell.copy_(self._path_length)
+
+    def _loss(self) -> Tensor:
+        is_mixed = self._precision is torch.bfloat16
+        with torch.autocast(self.vector.values.device.type, torch.bfloat16, enabled=is_mixed):
+            return self.task.loss(self.model, self.step)
+
+    def _final_loss(self) -> Tensor:
+        # As a step would see it, but without a trace in the batch-norm statistics: the adapted
+        # model must not depend on which meta-learner watched.
+        self.model.train()
+        buffers = capture_buffers(self.model)
+        with torch.no_grad():
+            loss = self._loss()
+        restore_buffers(self.model, buffers)
+        return loss

@@ -1,0 +1,118 @@
+"""The inner optimizers' updates: a few in-place operations on flat vectors.
+
+The rules are those of `torch.optim` with its defaults. State lives in buffers that are never
+replaced, and no number leaves the device.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from algorithms.parameters import ParameterVector
+
+
+class InnerUpdate(Protocol):
+    """One rule, bound to one vector."""
+
+    def apply(self, grad_norm: Tensor) -> Tensor:
+        """Move the vector's values, given ‖g_i‖; return the length ‖Δθ‖ of the step (shape [])."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of the rule's state."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+class SGDUpdate:
+    """θ ← θ − lr·g."""
+
+    def __init__(self, vector: ParameterVector, lr: float) -> None:
+        self._vector = vector
+        self._lr = lr
+
+    def apply(self, grad_norm: Tensor) -> Tensor:
+        """Take a step; see `InnerUpdate`."""
+        self._vector.values.add_(self._vector.grads, alpha=-self._lr)
+        return self._lr * grad_norm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return nothing: the rule has no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore nothing."""
+
+
+class MomentumUpdate:
+    """v ← momentum·v + g, then θ ← θ − lr·v."""
+
+    def __init__(self, vector: ParameterVector, lr: float, momentum: float) -> None:
+        self._vector = vector
+        self._lr = lr
+        self._momentum = momentum
+        self._velocity = torch.zeros_like(vector.values)
+
+    def apply(self, grad_norm: Tensor) -> Tensor:
+        """Take a step; see `InnerUpdate`."""
+        self._velocity.mul_(self._momentum).add_(self._vector.grads)
+        self._vector.values.add_(self._velocity, alpha=-self._lr)
+        length: Tensor = torch.linalg.vector_norm(self._velocity)
+        return self._lr * length
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the velocity."""
+        return {"velocity": self._velocity.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._velocity.copy_(state["velocity"])
+
+
+class AdamUpdate:
+    """Adam with bias correction: Kingma and Ba (2015), arXiv:1412.6980, Algorithm 1."""
+
+    BETAS = (0.9, 0.999)
+    EPS = 1e-8
+
+    def __init__(self, vector: ParameterVector, lr: float) -> None:
+        self._vector = vector
+        self._lr = lr
+        self._mean = torch.zeros_like(vector.values)
+        self._square = torch.zeros_like(vector.values)
+        self._step = torch.zeros_like(vector.values)  # scratch
+        # float64, or 1 − 0.999^i would keep few digits while i is small.
+        self._betas = vector.values.new_tensor(self.BETAS, dtype=torch.float64)
+        self._powers = torch.ones_like(self._betas)  # beta^i, on the device
+
+    def apply(self, grad_norm: Tensor) -> Tensor:
+        """Take a step; see `InnerUpdate`."""
+        grads = self._vector.grads
+        self._mean.lerp_(grads, 1 - self.BETAS[0])
+        self._square.mul_(self.BETAS[1]).addcmul_(grads, grads, value=1 - self.BETAS[1])
+        self._powers.mul_(self._betas)
+        mean_bias, square_bias = (1 - self._powers).unbind()
+        torch.sqrt(self._square, out=self._step)
+        self._step.div_(square_bias.sqrt()).add_(self.EPS)
+        torch.div(self._mean, self._step, out=self._step)
+        self._step.mul_(self._lr / mean_bias)
+        self._vector.values.sub_(self._step)
+        length: Tensor = torch.linalg.vector_norm(self._step)
+        return length
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of both moments and of the betas' powers."""
+        return {
+            "mean": self._mean.clone(),
+            "square": self._square.clone(),
+            "powers": self._powers.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._mean.copy_(state["mean"])
+        self._square.copy_(state["square"])
+        self._powers.copy_(state["powers"])

@@ -1,0 +1,74 @@
+"""What a meta-test reports: accuracy, area under a learning curve, confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+from torch import Tensor
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share (shape []) of examples whose largest logit is their label's.
+
+    Args:
+        logits: [B, classes].
+        labels: [B], integers.
+    """
+    return (logits.argmax(dim=-1) == labels).float().mean()
+
+
+def area_under_curve(errors: Tensor) -> float:
+    """Return the area under a training-error curve: the mean of `errors` [K] over the steps.
+
+    As in table 1 of Flennerhag et al. (2019), arXiv:1812.01054, of errors between 0 and 1 the
+    area is again between 0 and 1, and lower is better. Raises ValueError for an empty curve.
+    """
+    if errors.numel() == 0:
+        raise ValueError("a learning curve needs at least one step")
+    return float(errors.double().mean())
+
+
+def confidence_interval_95(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of `values` and the half width of its 95 % confidence interval.
+
+    Values are one for each task and are taken as independent draws: t·s/√n with Student's t of
+    n − 1 degrees of freedom. The half width of a single value is NaN: it says nothing of the
+    spread. Raises ValueError for no value.
+    """
+    num = len(values)
+    if num == 0:
+        raise ValueError("a confidence interval needs at least one value")
+    mean = math.fsum(values) / num
+    if num == 1:
+        return mean, math.nan
+    variance = math.fsum((value - mean) ** 2 for value in values) / (num - 1)
+    return mean, student_t_quantile_975(num - 1) * math.sqrt(variance / num)
+
+
+@lru_cache
+def student_t_quantile_975(degrees: int) -> float:
+    """Return t with P(|T| ≤ t) = 0.95 for Student's T of `degrees` ≥ 1 degrees of freedom."""
+    low, high = 1.9, 13.0  # the quantile falls from 12.71 (one degree) to 1.96 (infinitely many)
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if _within(middle, degrees) < 0.95:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _within(t: float, degrees: int) -> float:
+    """Return P(|T| ≤ t): the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan2(t, math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2
+    term = cosine if is_odd else 1.0
+    terms = []
+    for power in range(2 + is_odd, degrees + 1, 2):
+        terms.append(term)
+        term *= cosine**2 * (power - 1) / power
+    total = sine * math.fsum(terms)
+    return 2 / math.pi * (angle + total) if is_odd else total
