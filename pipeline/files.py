@@ -126,5 +126,5 @@ def disk_errors(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or str(error).strip().splitlines()[-1]
         raise RunFailedError(f"{what}: cannot be written: {reason}; {advice}") from None
