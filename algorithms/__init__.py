@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from algorithms.baselines import Finetune
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
-from algorithms.parameters import BufferSnapshot, ParameterVector
+from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
 from algorithms.trajectory.fomaml import FOMAML
 from algorithms.trajectory.leap import Leap
 from algorithms.trajectory.reptile import Reptile
@@ -23,11 +23,12 @@ META_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
 __all__ = [
     "FOMAML",
     "META_LEARNERS",
-    "BufferSnapshot",
     "Finetune",
     "InnerLoop",
     "InnerOptimizer",
     "Leap",
     "ParameterVector",
     "Reptile",
+    "capture_buffers",
+    "restore_buffers",
 ]

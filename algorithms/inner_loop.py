@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.inner_updates import AdamUpdate, InnerUpdate, MomentumUpdate, SGDUpdate
-from algorithms.parameters import BufferSnapshot, ParameterVector, load_buffers
+from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
 from algorithms.types import Task, TrajectoryFold
 
 
@@ -119,7 +119,7 @@ class InnerLoop:
             "step": self.step,
             "path_length": self._path_length.clone(),
             "values": self.vector.values.clone(),
-            "buffers": BufferSnapshot(self.model).tensors,
+            "buffers": capture_buffers(self.model),
             "optimizer": self._update.state_dict(),
             "fold": {} if self.fold is None else self.fold.state_dict(),
             "task": self.task.state_dict(),
@@ -130,7 +130,7 @@ class InnerLoop:
         self.step = state["step"]
         self._path_length.copy_(state["path_length"])
         self.vector.load(state["values"])
-        load_buffers(self.model, state["buffers"])
+        restore_buffers(self.model, state["buffers"])
         self._update.load_state_dict(state["optimizer"])
         if self.fold is not None:
             self.fold.load_state_dict(state["fold"])
@@ -164,8 +164,8 @@ class InnerLoop:
         # As a step would see it, but without a trace in the batch-norm statistics: the adapted
         # model must not depend on which meta-learner watched.
         self.model.train()
-        buffers = BufferSnapshot(self.model)
+        buffers = capture_buffers(self.model)
         with torch.no_grad():
             loss = self._loss()
-        buffers.restore(self.model)
+        restore_buffers(self.model, buffers)
         return loss

@@ -42,7 +42,7 @@ class ParameterVector:
       - `values` and `grads` [P] are contiguous and never replaced, only written to;
       - the order is that of `named_parameters()`, each parameter in row-major order, so the
         layout does not depend on the memory format that the model computes in;
-      - buffers (batch-norm statistics) are no part of it: see `BufferSnapshot`.
+      - buffers (batch-norm statistics) are no part of it: see `capture_buffers`.
 
     The constructor copies the module's values and binds it.
     """
@@ -124,21 +124,15 @@ class ParameterVector:
         return flat[slot.offset : slot.end].view(slot.shape)
 
 
-class BufferSnapshot:
-    """Copies of a module's buffers, e.g. to start each task from the same batch-norm statistics."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.tensors = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-
-    def restore(self, module: nn.Module) -> None:
-        """Write the copies back, in place; KeyError if one is missing."""
-        load_buffers(module, self.tensors)
+def capture_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the module's buffers, e.g. batch-norm statistics before a task."""
+    return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
 
 
-def load_buffers(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Write `tensors` into the module's buffers, in place; KeyError if one is missing."""
+def restore_buffers(module: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Write back, in place, what `capture_buffers` returned; KeyError if one is missing."""
     for name, buffer in module.named_buffers():
-        buffer.copy_(tensors[name])
+        buffer.copy_(buffers[name])
 
 
 def _lay_out(named: Iterable[tuple[str, nn.Parameter]]) -> tuple[ParameterSlot, ...]:
