@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -19,32 +20,33 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=-1) == labels).float().mean()
 
 
-def area_under_curve(errors: Tensor) -> float:
+def area_under_curve(errors: ArrayLike) -> float:
     """Return the area under a training-error curve: the mean of `errors` [K] over the steps.
 
-    As in table 1 of Flennerhag et al. (2019), arXiv:1812.01054, of errors between 0 and 1 the
-    area is again between 0 and 1, and lower is better. Raises ValueError for an empty curve.
+    As in table 1 of Flennerhag et al. (2019), arXiv:1812.01054, the area of errors between 0
+    and 1 is again between 0 and 1, and lower is better. Raises ValueError for an empty curve.
     """
-    if errors.numel() == 0:
+    curve = np.asarray(errors, dtype=np.float64)
+    if curve.size == 0:
         raise ValueError("a learning curve needs at least one step")
-    return float(errors.double().mean())
+    return float(curve.mean())
 
 
-def confidence_interval_95(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of `values` and the half width of its 95 % confidence interval.
+def confidence_interval_95(values: ArrayLike) -> tuple[float, float]:
+    """Return the mean of `values` [n] and the half width of its 95 % confidence interval.
 
     Values are one for each task and are taken as independent draws: t·s/√n with Student's t of
     n − 1 degrees of freedom. The half width of a single value is NaN: it says nothing of the
     spread. Raises ValueError for no value.
     """
-    num = len(values)
-    if num == 0:
+    draws = np.asarray(values, dtype=np.float64)
+    if draws.size == 0:
         raise ValueError("a confidence interval needs at least one value")
-    mean = math.fsum(values) / num
-    if num == 1:
+    mean = float(draws.mean())
+    if draws.size == 1:
         return mean, math.nan
-    variance = math.fsum((value - mean) ** 2 for value in values) / (num - 1)
-    return mean, student_t_quantile_975(num - 1) * math.sqrt(variance / num)
+    standard_error = float(draws.std(ddof=1)) / math.sqrt(draws.size)
+    return mean, student_t_quantile_975(draws.size - 1) * standard_error
 
 
 @lru_cache
