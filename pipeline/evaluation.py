@@ -13,7 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from algorithms.scoring import area_under_curve, confidence_interval_95
+import torch
 
+from algorithms.scoring import area_under_curve, confidence_interval_95
 from pipeline.config import field_rows
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
@@ -64,7 +65,7 @@ class TaskCurve:
     method: str
     task: str
     repeat: int  # from 0
-    losses: npt.NDArray[np.float32]  # [K], of the training minibatch at each step
+    losses: npt.NDArray[np.float32]  # [K], of each step's minibatch; fewer if it diverged
     errors: npt.NDArray[np.float32]  # [K], share of that minibatch misclassified
     metrics: dict[str, float]  # on the task's held-out data after the last step: accuracy, loss
     seed: int = 0  # of the run; `compare` fills it in where runs of several seeds meet
@@ -75,7 +76,23 @@ class TaskCurve:
 
     def figures(self) -> dict[str, float]:
         """Return what the curve comes to: `auc`, the mean training error, and its metrics."""
-        return {"auc": float(area_under_curve(self.errors)), **self.metrics}
+        return {"auc": area_under_curve(torch.tensor(self.errors)), **self.metrics}
+
+    def completed(self, num_steps: int) -> TaskCurve:
+        """Return the curve with all of `num_steps` steps, also where the adaptation diverged.
+
+        A network whose numbers are no longer finite classifies nothing: from there on its
+        error is 1, in the end its accuracy is 0, and its loss is NaN.
+        """
+        missing = num_steps - len(self.errors)
+        if self.metrics and not missing:
+            return self
+        return replace(
+            self,
+            losses=np.append(self.losses, np.full(missing, np.nan, np.float32)),
+            errors=np.append(self.errors, np.ones(missing, np.float32)),
+            metrics={"accuracy": 0.0, "loss": math.nan},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +111,9 @@ class Evaluation:
         return tuple(dict.fromkeys(curve.method for curve in self.curves))
 
     def of_method(self, method: str) -> list[TaskCurve]:
-        """Return the curves of `method`."""
-        return [curve for curve in self.curves if curve.method == method]
+        """Return the curves of `method`, all of one length."""
+        num_steps = self.protocol["evaluation.num_steps"]
+        return [curve.completed(num_steps) for curve in self.curves if curve.method == method]
 
     @cached_property
     def _summary(self) -> Summary:

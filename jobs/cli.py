@@ -1,0 +1,234 @@
+"""The `outerloop` command: one function a subcommand, each returning what --json prints."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import OuterloopError
+
+# What needs torch, Ray or MLflow is imported in the command that uses it: they take seconds.
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Meta-training on Ray: learn from many tasks how to learn new ones.",
+)  # fmt: skip
+data = typer.Typer(no_args_is_help=True, help="Data sets: where they are, how to get them.")
+bench = typer.Typer(no_args_is_help=True, help="Throughput figures, with ratio to a baseline.")
+app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
+
+Result = dict[str, Any]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. meta.steps=50 algorithm.name=reptile"),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a folder.")]
+
+
+@app.callback()
+def _settings(
+    context: typer.Context,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
+    ] = False,
+) -> None:
+    context.obj = Console(stderr=as_json, highlight=False)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="EXPERIMENT", help="A name or a YAML file.")
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on from the run's last good checkpoint.")
+    ] = None,
+) -> Result:
+    """Meta-train, then meta-test on held-out tasks."""
+    from jobs import commands
+
+    console: Console = context.obj
+    words = [word for word in (experiment, *(overrides or [])) if word is not None]
+    if resume is not None:
+        return commands.resume(console, resume, words)
+    if not words:
+        raise typer.BadParameter("expected EXPERIMENT (see `outerloop experiments`) or --resume")
+    return commands.train(console, words[0], words[1:])
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    run: RunName,
+    baselines: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="In place of the experiment's own.")
+    ] = None,
+) -> Result:
+    """Meta-test a run on its held-out tasks, beside its baselines."""
+    from jobs import commands
+
+    names = None if baselines is None else tuple(name for name in baselines.split(",") if name)
+    return commands.evaluate(context.obj, run, names)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Evaluated runs.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG to write; default: compare.png among the runs.")
+    ] = None,
+) -> Result:
+    """Put the meta-tests of several runs into one table and one plot."""
+    from jobs import commands
+
+    return commands.compare(context.obj, runs, plot)
+
+
+@app.command()
+def experiments(context: typer.Context) -> Result:
+    """List the experiments that ship with the package."""
+    from jobs import catalog
+    from jobs.tables import rows_table
+
+    rows = {name: catalog.describe(name) for name in catalog.experiment_names()}
+    context.obj.print(rows_table("Experiments", ("name", "what it is"), rows.items()))
+    return {"experiments": rows}
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT")],
+    overrides: Overrides = None,
+) -> Result:
+    """Print the resolved experiment with each key explained, as a YAML file to start from."""
+    from jobs import catalog
+
+    resolved = catalog.load(experiment, overrides or [])
+    context.obj.print(catalog.explained_yaml(resolved), markup=False, soft_wrap=True, end="")
+    return {"experiment": resolved.model_dump(mode="json")}
+
+
+@app.command()
+def ui(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+) -> Result:
+    """Serve the MLflow pages of the runs until Ctrl+C."""
+    from jobs import ui as pages
+
+    return pages.serve(context.obj, host, port)
+
+
+@app.command()
+def doctor(context: typer.Context) -> Result:
+    """Check what works on this machine, and say how to mend the rest."""
+    from jobs import doctor as checks
+
+    return checks.report(context.obj)
+
+
+@data.command("list")
+def data_list(context: typer.Context) -> Result:
+    """List the data sets and where they are."""
+    from jobs import datasets
+
+    return datasets.show(context.obj)
+
+
+@data.command("fetch")
+def data_fetch(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder that holds the archives already.")
+    ] = None,
+) -> Result:
+    """Download a data set, or take it from a folder, and check it."""
+    from jobs import datasets
+
+    return datasets.fetch(context.obj, name, source)
+
+
+@bench.command("inner-loop")
+def bench_inner_loop(context: typer.Context) -> Result:
+    """Inner steps a second, against a plain PyTorch loop."""
+    from jobs import commands
+    from jobs.bench import inner_loop
+
+    return commands.figures(context.obj, "bench inner-loop", inner_loop.run())
+
+
+@bench.command("pipeline")
+def bench_pipeline(context: typer.Context) -> Result:
+    """Throughput of the pipeline, against bare inner loops."""
+    from jobs import commands
+    from jobs.bench import pipeline
+
+    return commands.figures(context.obj, "bench pipeline", pipeline.run())
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code. An error is one line on stderr, no traceback.
+
+    0 ok, 1 the run failed, 2 bad input, 130 interrupted. With `--json`, before or after the
+    subcommand, stdout ends with the command's result or its `error` and `exit_code`.
+    """
+    as_json = "--json" in arguments
+    words = [word for word in arguments if word != "--json"]
+    try:
+        result = app(args=["--json"] * as_json + words, standalone_mode=False)
+    except Exception as error:
+        return _report(*_line_and_code(error), as_json)
+    if result == 130:  # typer's answer to KeyboardInterrupt
+        return _report("interrupted", 130, as_json)
+    if isinstance(result, dict):
+        if as_json:
+            _print_json(result)
+        return int(result.get("exit_code", 0))
+    return int(result or 0)  # --help and the like
+
+
+def _line_and_code(error: Exception) -> tuple[str, int]:
+    """Return the one line that the user reads and the exit code."""
+    if isinstance(error, OuterloopError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # a usage error; its class is private to typer
+        return str(error.format_message()), 2
+    if isinstance(error, typer.Abort):
+        return "interrupted", 130
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", 1
+    traceback.print_exception(error)  # a mistake in outerloop itself
+    return f"{type(error).__name__}: {error}", 1
+
+
+def _report(line: str, code: int, as_json: bool) -> int:
+    line = " ".join(line.split())
+    print(f"error: {line}", file=sys.stderr)
+    if as_json:
+        _print_json({"error": line, "exit_code": code})
+    return code
+
+
+def _print_json(result: Result) -> None:
+    from pipeline.runs import json_text
+
+    print(json_text(result), flush=True)

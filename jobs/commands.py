@@ -1,0 +1,90 @@
+"""The commands that make or read runs: call the pipeline, draw what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jobs import catalog
+from jobs.progress import shown
+from jobs.tables import evaluation_table, rows_table
+from pipeline import comparison, session
+from pipeline.evaluation import Evaluation
+from pipeline.plots import plot_evaluation
+from pipeline.runs import RunFolder, home
+
+Result = dict[str, Any]
+
+
+def train(console: Console, experiment: str, overrides: list[str]) -> Result:
+    """Train the experiment from its beginning."""
+    resolved = catalog.load(experiment, overrides)
+    with shown(console, silent=console.stderr) as progress:
+        result = session.train(resolved, progress)
+    return _training_result(console, result)
+
+
+def resume(console: Console, run: str, overrides: list[str]) -> Result:
+    """Go on with the run."""
+    folder = RunFolder.open(run)
+    with shown(console, silent=console.stderr) as progress:
+        result = session.resume(folder, overrides, progress)
+    return _training_result(console, result)
+
+
+def evaluate(console: Console, run: str, baselines: tuple[str, ...] | None) -> Result:
+    """Meta-test the run."""
+    folder = RunFolder.open(run)
+    with shown(console, silent=console.stderr) as progress:
+        evaluation, plot = session.evaluate(folder, baselines, progress)
+    console.print(evaluation_table(evaluation))
+    _look(console, run=folder.path, plot=plot)
+    return {"run_id": folder.run_id, "methods": evaluation.summary(), "plot": plot}
+
+
+def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
+    """Compare the runs' meta-tests."""
+    folders = [RunFolder.open(run) for run in dict.fromkeys(runs)]
+    merged = comparison.compare([Evaluation.from_parquet(f.evaluation) for f in folders])
+    console.print(evaluation_table(merged))
+    plot = plot_evaluation(merged, plot or home() / "compare.png")
+    _look(console, plot=plot)
+    return {
+        "runs": [folder.run_id for folder in folders],
+        "methods": merged.summary(),
+        "plot": plot,
+    }
+
+
+def figures(console: Console, title: str, values: Result) -> Result:
+    """Print the figures of a benchmark."""
+    rows = [
+        (key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        for key, value in values.items()
+    ]
+    console.print(rows_table(title, ("figure", "value"), rows))
+    return values
+
+
+def _training_result(console: Console, result: session.TrainResult) -> Result:
+    evaluation = result.evaluation
+    methods = {} if evaluation is None else evaluation.summary()
+    if evaluation is not None:
+        console.print(evaluation_table(evaluation))
+    _look(console, run=result.run_dir, plot=result.plot)
+    console.print("all runs: outerloop ui")
+    own = evaluation.method if evaluation else ""
+    keys = "run_id run_dir mlflow_run_id outer_steps inner_steps wall_s parameters_sha256 plot"
+    return {key: getattr(result, key) for key in keys.split()} | {
+        "tracking_uri": result.tracking_uri,
+        "final": methods.get(own, {}),
+        "baselines": {name: values for name, values in methods.items() if name != own},
+    }
+
+
+def _look(console: Console, **places: Path | None) -> None:
+    for name, path in places.items():
+        if path is not None:
+            console.print(f"{name}: {path}", soft_wrap=True, markup=False)

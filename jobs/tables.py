@@ -1,0 +1,79 @@
+"""Tables on the terminal, of at most 80 columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation import Evaluation
+
+# Metric, column title, factor for display, and whether more is better.
+COLUMNS = (
+    ("auc", "AUC, %", 100, False),
+    ("accuracy", "accuracy, %", 100, True),
+    ("loss", "loss", 1, False),
+)
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Return a row per method: mean ± 95 % interval of each metric; the best is marked with *."""
+    protocol, summary = evaluation.protocol, evaluation.summary()
+    title = f"Meta-test: {protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
+    table = Table(title=title, caption=_caption(evaluation), title_justify="left")
+    table.add_column("method", overflow="fold", ratio=1)
+    for _, column, _, _ in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("tasks", justify="right", no_wrap=True)
+    best = {metric: _best(summary, metric, more) for metric, _, _, more in COLUMNS}
+    for method, metrics in summary.items():
+        cells = [
+            _figure(metrics.get(metric), factor, best[metric] == method)
+            for metric, _, factor, _ in COLUMNS
+        ]
+        table.add_row(method, *cells, _tasks(metrics["auc"]))
+    return table
+
+
+def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a plain table of text that folds what does not fit."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _figure(values: dict[str, Any] | None, factor: float, best: bool) -> Text:
+    if values is None or not math.isfinite(values["mean"]):
+        return Text("-" if values is None else "diverged")
+    digits = 1 if factor == 100 else 3
+    text = f"{factor * values['mean']:.{digits}f}"
+    if math.isfinite(values["ci95"]):  # a single task has no interval
+        text += f" ± {factor * values['ci95']:.{digits}f}"
+    return Text(text + (" *" if best else "  "), style="bold" if best else "")
+
+
+def _best(summary: dict[str, dict[str, dict[str, Any]]], metric: str, more: bool) -> str | None:
+    means = {
+        name: metrics[metric]["mean"] for name, metrics in summary.items() if metric in metrics
+    }
+    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    if len(finite) < 2:
+        return None
+    return (max if more else min)(finite, key=lambda method: finite[method])
+
+
+def _tasks(values: dict[str, Any]) -> str:
+    seeds = values["seeds"]
+    return str(values["tasks"]) + (f" ({seeds} seeds)" if seeds > 1 else "")
+
+
+def _caption(evaluation: Evaluation) -> str:
+    seeds = {curve.seed for curve in evaluation.curves}
+    over = "tasks" if len(seeds) == 1 else "(task, seed) pairs"
+    return f"AUC: mean training error over the steps. ± is a 95 % interval over {over}. * best."
