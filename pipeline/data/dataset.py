@@ -1,0 +1,48 @@
+"""What every data set class offers to loading, fetching and listing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.data.alphabets import AlphabetSet
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a data set is decoded from."""
+
+    path: str  # under the data root
+    url: str  # of its folder on the official server
+    md5: str  # the official one
+
+    @property
+    def name(self) -> str:
+        """The file's name, here and on the server."""
+        return self.path.rpartition("/")[2]
+
+
+class Dataset(ABC):
+    """A data set of alphabets, decoded from `files` under a data root."""
+
+    name: ClassVar[str]
+    licence: ClassVar[str]
+    files: ClassVar[tuple[SourceFile, ...]]  # none: it is made from what is installed
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Return what the decoded content depends on; BadInputError if a file is missing."""
+
+    @abstractmethod
+    def decode(self) -> AlphabetSet:
+        """Return the data set, read from its files; BadInputError if they do not hold it."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, path: Path, file: SourceFile) -> str:
+        """Return how `path` was found to be `file`; BadInputError if its content is not that."""

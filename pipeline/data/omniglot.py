@@ -1,0 +1,154 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each.
+
+Lake, Salakhutdinov and Tenenbaum (2015), "Human-level concept learning through probabilistic
+program induction", Science 350. The official drawings are 105×105, black ink on white, 1 bit;
+here they are turned to ink 255 on 0 and reduced to 28×28 by Pillow's antialiased Lanczos filter,
+the usual choice in work on few-shot learning. The filter's arithmetic is in integers, so the
+pixels are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.alphabets import SIDE, AlphabetSet, Images, content_digest, lay_out
+from pipeline.data.archives import file_hash, open_archive
+from pipeline.data.dataset import Dataset, SourceFile
+from pipeline.data.omniglot_alphabets import BACKGROUND, EVALUATION
+from pipeline.errors import BadInputError
+
+DECODER_VERSION = 1
+NUM_DRAWINGS = 20
+DRAWN_SIDE = 105
+MAX_PNG_BYTES = 64 << 10  # the largest official drawing has 522
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+OFFICIAL_FOLDER = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
+ENTRY = re.compile(r"([^/]+)/([^/]+)/character(\d\d)/\d{4}_(\d\d)\.png")
+
+
+class Omniglot(Dataset):
+    """The background and evaluation sets together, alphabet by alphabet."""
+
+    name = "omniglot"
+    licence = "MIT (Copyright (c) 2015 Brenden Lake)"
+    files = (
+        SourceFile(
+            "omniglot/images_background.zip", OFFICIAL_FOLDER, "68d2efa1b9178cc56df9314c21c6e718"
+        ),
+        SourceFile(
+            "omniglot/images_evaluation.zip", OFFICIAL_FOLDER, "6b91aef0f799c5bb55b94e3f2daec811"
+        ),
+    )
+    alphabets: ClassVar[dict[str, dict[str, int]]] = {
+        "images_background.zip": BACKGROUND,
+        "images_evaluation.zip": EVALUATION,
+    }
+
+    def identity(self) -> str:
+        """Return the archives' hashes; BadInputError says how to get what is missing."""
+        hashes = [file_hash(self._find(file), "sha256") for file in self.files]
+        return f"omniglot {DECODER_VERSION} {' '.join(hashes)}"
+
+    def decode(self) -> AlphabetSet:
+        """Decode both archives after checking them entry by entry."""
+        images, shape, sources = [], [], []
+        for file in self.files:
+            path = self._find(file)
+            wanted = self.alphabets[file.name]
+            images += [_decode_drawing(png) for png in _drawings(path, wanted)]
+            shape += [(name, num, NUM_DRAWINGS) for name, num in wanted.items()]
+            sources.append(f"{file.name} ({_verdict(path, file)})")
+        alphabets = lay_out(shape)
+        pixels = np.stack(images)
+        return AlphabetSet(
+            name=self.name,
+            images=pixels,
+            alphabets=alphabets,
+            source=", ".join(sources),
+            licence=self.licence,
+            digest=content_digest(alphabets, pixels),
+        )
+
+    @classmethod
+    def check(cls, path: Path, file: SourceFile) -> str:
+        """Read every drawing; say whether the archive is official or known by its content."""
+        for _ in _drawings(path, cls.alphabets[file.name]):
+            pass
+        return _verdict(path, file)
+
+    def _find(self, file: SourceFile) -> Path:
+        path = self.root / file.path
+        if not path.is_file():
+            raise BadInputError(
+                f"{path}: not found; get it with `outerloop data fetch omniglot` (from a folder "
+                "with --from DIR), or set OUTERLOOP_DATA to the folder that holds omniglot/"
+            )
+        return path
+
+
+def _verdict(path: Path, file: SourceFile) -> str:
+    if file_hash(path, "md5") == file.md5:
+        return f"official, MD5 {file.md5}"
+    return "accepted by its content: its hash is not the official one"
+
+
+def _drawings(path: Path, wanted: dict[str, int]) -> Iterator[bytes]:
+    """Yield the PNG files of an archive, by alphabet, character and drawing.
+
+    BadInputError if the archive does not hold exactly the alphabets `wanted`, each with its
+    number of characters and 20 drawings of 105×105 a character.
+    """
+    expected = {
+        (alphabet, character, drawing)
+        for alphabet, num_characters in wanted.items()
+        for character in range(1, num_characters + 1)
+        for drawing in range(1, NUM_DRAWINGS + 1)
+    }
+    with open_archive(path, MAX_PNG_BYTES) as files:
+        found = {}
+        for name, read in files.items():
+            match = ENTRY.fullmatch(name)
+            key = (match[2], int(match[3]), int(match[4])) if match else None
+            if match is None or match[1] != path.name.partition(".")[0] or key not in expected:
+                raise BadInputError(f"{path}: entry {name!r:.120} is not one of Omniglot's")
+            found[key] = (name, read)
+        for key in sorted(expected, key=lambda k: (list(wanted).index(k[0]), *k[1:])):
+            if key not in found:
+                raise BadInputError(
+                    f"{path}: {len(expected)} drawings expected, {len(found)} found; missing is "
+                    f"{key[0]}/character{key[1]:02}, drawing {key[2]:02}"
+                )
+            name, read = found[key]
+            yield _checked_png(path, name, read())
+
+
+def _checked_png(path: Path, name: str, png: bytes) -> bytes:
+    """Return `png` if its header says 105×105; checked before any decoder allocates for it."""
+    if png[:8] != PNG_SIGNATURE or len(png) < 24:
+        raise BadInputError(f"{path}: entry {name!r} is no PNG picture")
+    width, height = struct.unpack(">II", png[16:24])
+    if (width, height) != (DRAWN_SIDE, DRAWN_SIDE):
+        raise BadInputError(
+            f"{path}: entry {name!r} has {width} by {height} pixels; "
+            f"expected {DRAWN_SIDE} by {DRAWN_SIDE}"
+        )
+    return png
+
+
+def _decode_drawing(png: bytes) -> Images:
+    """Return uint8 [28, 28], ink 255 on 0."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            paper = np.asarray(picture.convert("L"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInputError(f"omniglot: a drawing cannot be decoded: {error}") from None
+    ink = Image.fromarray(255 - paper)
+    return np.asarray(ink.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
