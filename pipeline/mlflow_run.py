@@ -1,0 +1,216 @@
+"""The only door to MLflow: one run on one server, found or created, and what it is given.
+
+Everything here blocks and raises whatever MLflow raises; `pipeline.tracking` calls it from a
+thread of its own and tries again. Each call may be repeated without changing the result.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.metric_log import MetricPoint
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_PARAMS_IN_A_REQUEST = 100
+MAX_TAGS_IN_A_REQUEST = 100
+MAX_DIGEST_CHARACTERS = 36
+TRACKING_ID_TAG = "outerloop.tracking_id"
+RUN_ID_TAG = "outerloop.run_id"
+
+CLIENT_SETTINGS = {
+    # Trying again is our thread's part, which also knows when to stop.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # The terminal belongs to the progress bar.
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Training sends nothing to anyone but the server it was given.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What makes a run the same run, whichever process speaks of it."""
+
+    experiment: str
+    name: str
+    tracking_id: str  # drawn once for each run folder; a run is looked up by it before it is made
+    artifact_root: Path | None  # for a database as store, which has no place for artifacts
+
+
+class MlflowRun:
+    """The MLflow run of `identity` on the server at `uri`; made there if it does not exist yet.
+
+    Takes seconds: MLflow is imported here, and a new database is set up.
+    """
+
+    def __init__(self, uri: str, identity: RunIdentity, run_id: str | None = None) -> None:
+        self._client = _connect(uri)
+        self._experiment_id = self._find_or_create_experiment(identity)
+        self.run_id = run_id or self._find_or_create_run(identity)
+        self._deliver: dict[str, Callable[[dict[str, Any]], None]] = {
+            "params": self._log_params,
+            "tags": self._set_tags,
+            "artifact": self._log_artifact,
+            "dataset": self._log_dataset,
+            "model": self._log_model,
+            "status": self._set_status,
+        }
+
+    def log_points(self, points: Sequence[MetricPoint]) -> None:
+        """Send at most 1,000 points; those that the run already has are left as they are."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def deliver(self, kind: str, content: dict[str, Any]) -> None:
+        """Send an item of `pipeline.outbox`."""
+        self._deliver[kind](content)
+
+    def _find_or_create_experiment(self, identity: RunIdentity) -> str:
+        experiment = self._client.get_experiment_by_name(identity.experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        root = identity.artifact_root
+        return self._client.create_experiment(
+            identity.experiment, artifact_location=None if root is None else root.as_uri()
+        )
+
+    def _find_or_create_run(self, identity: RunIdentity) -> str:
+        query = f"tags.`{TRACKING_ID_TAG}` = '{identity.tracking_id}'"
+        for run in self._client.search_runs([self._experiment_id], query, max_results=1):
+            return str(run.info.run_id)
+        tags = {
+            TRACKING_ID_TAG: identity.tracking_id,
+            RUN_ID_TAG: identity.name,
+            "mlflow.source.name": "outerloop",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user_name(),
+        }
+        run = self._client.create_run(self._experiment_id, tags=tags, run_name=identity.name)
+        return str(run.info.run_id)
+
+    def _log_params(self, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        # MLflow refuses a new value for a parameter, and a resumed run may have a longer budget.
+        known = self._client.get_run(self.run_id).data.params
+        changed = sorted(key for key in params if known.get(key, params[key]) != params[key])
+        if changed:
+            logger.warning("MLflow keeps the first value of parameters: %s", ", ".join(changed))
+        new = [Param(key, value) for key, value in params.items() if key not in known]
+        for start in range(0, len(new), MAX_PARAMS_IN_A_REQUEST):
+            batch = new[start : start + MAX_PARAMS_IN_A_REQUEST]
+            self._client.log_batch(self.run_id, params=batch)
+
+    def _set_tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        every = [RunTag(key, value) for key, value in tags.items()]
+        for start in range(0, len(every), MAX_TAGS_IN_A_REQUEST):
+            self._client.log_batch(self.run_id, tags=every[start : start + MAX_TAGS_IN_A_REQUEST])
+
+    def _log_artifact(self, content: dict[str, Any]) -> None:
+        self._client.log_artifact(self.run_id, content["path"], content["folder"] or None)
+
+    def _log_dataset(self, content: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=content["name"],
+            digest=content["digest"][:MAX_DIGEST_CHARACTERS],
+            source_type="local",
+            source=json.dumps({"uri": content["source"]}),
+            profile=json.dumps(content["profile"]),
+        )
+        context = InputTag("mlflow.data.context", content["context"])
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+
+    def _log_model(self, content: dict[str, Any]) -> None:
+        """Register files as a logged model, which is READY only once all of them are there."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        query = f"source_run_id = '{self.run_id}' AND name = '{content['name']}'"
+        models = [
+            model
+            for model in self._client.search_logged_models([self._experiment_id], query)
+            if model.tags.get("outerloop.step") == str(content["step"])
+        ]
+        model = models[0] if models else self._create_model(content)
+        if model.status == LoggedModelStatus.READY:
+            return
+        for path in content["files"]:
+            self._client.log_model_artifact(model.model_id, path)
+        self._log_model_description(model.model_id, content)
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, content["step"])])
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def _create_model(self, content: dict[str, Any]) -> Any:
+        return self._client.create_logged_model(
+            self._experiment_id,
+            name=content["name"],
+            source_run_id=self.run_id,
+            tags={"outerloop.step": str(content["step"])},
+            params=content["params"],
+            model_type="initialisation",
+        )
+
+    def _log_model_description(self, model_id: str, content: dict[str, Any]) -> None:
+        """Add the `MLmodel` file, without which a model cannot be registered under a name."""
+        from mlflow.models import Model
+
+        files = [Path(path).name for path in content["files"]]
+        model = Model(run_id=self.run_id, model_id=model_id, model_uuid=model_id)
+        model.add_flavor("safetensors", files=files)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "MLmodel"
+            model.save(str(path))
+            self._client.log_model_artifact(model_id, str(path))
+
+    def _set_status(self, content: dict[str, Any]) -> None:
+        if content["status"] == "RUNNING":
+            self._client.update_run(self.run_id, status="RUNNING")
+        else:
+            self._client.set_terminated(self.run_id, content["status"], content["timestamp_ms"])
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether MLflow answered and does not want this item, so that others may still go."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    return status < 500
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())
+
+
+def _connect(uri: str) -> MlflowClient:
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
