@@ -41,7 +41,8 @@ class QuadraticTask:
         return {}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return {"loss": float(self.loss(model, step=0))}
+        with torch.no_grad():
+            return {"loss": float(self.loss(model, step=0))}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
