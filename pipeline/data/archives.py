@@ -35,7 +35,7 @@ def open_archive(path: Path, max_entry_bytes: int) -> Iterator[dict[str, Callabl
         with zipfile.ZipFile(path) as archive:
             entries = _checked(path, archive.infolist(), max_entry_bytes)
             yield {e.filename: _reader(path, archive, e) for e in entries}
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         raise BadInputError(f"{path}: is no whole zip archive ({error}); fetch it again") from None
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -80,6 +80,8 @@ def _problem(entry: zipfile.ZipInfo, max_entry_bytes: int) -> str:
         return "is a link"
     if entry.flag_bits & 1:
         return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed in an unknown way"
     if entry.file_size > max_entry_bytes:
         return f"unpacks to {entry.file_size} bytes; expected at most {max_entry_bytes}"
     return ""
@@ -89,7 +91,7 @@ def _reader(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Cal
     def read() -> bytes:
         try:
             return archive.read(entry)  # never more than the size that was checked
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
             raise BadInputError(
                 f"{path}: entry {entry.filename!r:.120} is damaged ({error}); fetch it again"
             ) from None

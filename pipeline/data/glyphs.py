@@ -8,6 +8,7 @@ slanted, stretched, smoothly bent and with a stroke of its own width.
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 
@@ -49,8 +50,8 @@ class Glyphs(Dataset):
     files = ()
 
     def identity(self) -> str:
-        """Return the fonts' hash and the versions of what draws them."""
-        digest = hashlib.sha256()
+        """Return a hash of characters and fonts, and the versions of what draws them."""
+        digest = hashlib.sha256(json.dumps(GLYPH_ALPHABETS).encode())
         for face in FACES:
             digest.update(_font_path(face).read_bytes())
         freetype = features.version("freetype2")

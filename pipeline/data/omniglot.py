@@ -31,7 +31,7 @@ DRAWN_SIDE = 105
 MAX_PNG_BYTES = 64 << 10  # the largest official drawing has 522
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OFFICIAL_FOLDER = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-ENTRY = re.compile(r"([^/]+)/([^/]+)/character(\d\d)/\d{4}_(\d\d)\.png")
+ENTRY = re.compile(r"images_(?:background|evaluation)/([^/]+)/character(\d\d)/\d{4}_(\d\d)\.png")
 
 
 class Omniglot(Dataset):
@@ -63,7 +63,7 @@ class Omniglot(Dataset):
         for file in self.files:
             path = self._find(file)
             wanted = self.alphabets[file.name]
-            images += [_decode_drawing(png) for png in _drawings(path, wanted)]
+            images += [_decode(path, name, png) for name, png in _drawings(path, wanted)]
             shape += [(name, num, NUM_DRAWINGS) for name, num in wanted.items()]
             sources.append(f"{file.name} ({_verdict(path, file)})")
         alphabets = lay_out(shape)
@@ -100,8 +100,8 @@ def _verdict(path: Path, file: SourceFile) -> str:
     return "accepted by its content: its hash is not the official one"
 
 
-def _drawings(path: Path, wanted: dict[str, int]) -> Iterator[bytes]:
-    """Yield the PNG files of an archive, by alphabet, character and drawing.
+def _drawings(path: Path, wanted: dict[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Yield entry name and PNG file of each drawing, by alphabet, character and drawing.
 
     BadInputError if the archive does not hold exactly the alphabets `wanted`, each with its
     number of characters and 20 drawings of 105×105 a character.
@@ -116,8 +116,8 @@ def _drawings(path: Path, wanted: dict[str, int]) -> Iterator[bytes]:
         found = {}
         for name, read in files.items():
             match = ENTRY.fullmatch(name)
-            key = (match[2], int(match[3]), int(match[4])) if match else None
-            if match is None or match[1] != path.name.partition(".")[0] or key not in expected:
+            key = (match[1], int(match[2]), int(match[3])) if match else None
+            if key not in expected or key in found:
                 raise BadInputError(f"{path}: entry {name!r:.120} is not one of Omniglot's")
             found[key] = (name, read)
         for key in sorted(expected, key=lambda k: (list(wanted).index(k[0]), *k[1:])):
@@ -127,7 +127,7 @@ def _drawings(path: Path, wanted: dict[str, int]) -> Iterator[bytes]:
                     f"{key[0]}/character{key[1]:02}, drawing {key[2]:02}"
                 )
             name, read = found[key]
-            yield _checked_png(path, name, read())
+            yield name, _checked_png(path, name, read())
 
 
 def _checked_png(path: Path, name: str, png: bytes) -> bytes:
@@ -143,12 +143,12 @@ def _checked_png(path: Path, name: str, png: bytes) -> bytes:
     return png
 
 
-def _decode_drawing(png: bytes) -> Images:
+def _decode(path: Path, name: str, png: bytes) -> Images:
     """Return uint8 [28, 28], ink 255 on 0."""
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
             paper = np.asarray(picture.convert("L"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise BadInputError(f"omniglot: a drawing cannot be decoded: {error}") from None
+        raise BadInputError(f"{path}: entry {name!r} cannot be decoded: {error}") from None
     ink = Image.fromarray(255 - paper)
     return np.asarray(ink.resize((SIDE, SIDE), Image.Resampling.LANCZOS))

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.data.alphabets import Images
 from pipeline.data.augment import apply_affine
 from pipeline.tasks.minibatches import MinibatchSchedule
-
-Images = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class ClassificationTask:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from pipeline.config import Experiment
@@ -11,7 +12,7 @@ from pipeline.data import load_dataset
 from pipeline.data.alphabets import Alphabet, AlphabetSet
 from pipeline.errors import BadInputError
 from pipeline.seeding import numpy_generator
-from pipeline.tasks.classification import ClassificationTask, Images
+from pipeline.tasks.classification import ClassificationTask
 
 Split = Literal["train", "test"]
 
@@ -27,9 +28,14 @@ class AlphabetFamily:
         `make` rules minibatches and augmentation.
     """
 
-    def __init__(self, experiment: Experiment, device: torch.device) -> None:
-        """Load the data set; BadInputError if it has too little for what the keys ask."""
-        self.dataset = load_dataset(experiment.data.name)
+    def __init__(
+        self, experiment: Experiment, device: torch.device, dataset: AlphabetSet | None = None
+    ) -> None:
+        """Take `dataset`, or load the one that the experiment names.
+
+        BadInputError if it has too little for what the keys ask.
+        """
+        self.dataset = dataset or load_dataset(experiment.data.name)
         self._experiment = experiment
         self._device = device
         alphabets = _usable_alphabets(experiment, self.dataset)
@@ -63,18 +69,15 @@ class AlphabetFamily:
             device=self._device,
         )
 
-    def _draw_rows(self, alphabet: Alphabet) -> Images:
+    def _draw_rows(self, alphabet: Alphabet) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return image rows [W, training then held-out drawings] of the task's characters."""
         config = self._experiment.task
         generator = numpy_generator(self._experiment.seed, "characters", alphabet.name)
         characters = generator.permutation(len(alphabet.characters))[: config.num_ways]
         num_drawings = config.num_train_drawings + config.num_test_drawings
-        return torch.tensor(
-            [
-                generator.permutation(alphabet.characters[i])[:num_drawings].tolist()
-                for i in characters
-            ]
-        ).numpy()
+        return np.stack(
+            [generator.permutation(alphabet.characters[i])[:num_drawings] for i in characters]
+        )
 
 
 def task_family(experiment: Experiment, device: torch.device) -> AlphabetFamily:

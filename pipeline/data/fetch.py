@@ -1,0 +1,120 @@
+"""Getting data sets, and saying which there are: `outerloop data fetch` and `data list`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.archives import MAX_ARCHIVE_BYTES
+from pipeline.data.dataset import Dataset, SourceFile
+from pipeline.data.download import Progress, copy, download, publish
+from pipeline.data.registry import DATASETS, dataset_class
+from pipeline.errors import BadInputError
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A file of a data set that is now under the data root."""
+
+    path: Path
+    verdict: str  # official, or accepted by its content
+    was_there: bool  # it was there already, and nothing was transferred
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """What `outerloop data list` says about a data set."""
+
+    name: str
+    present: bool
+    where: str  # folder, or what it is made from
+    size_bytes: int  # of the files that are there
+    licence: str
+    how: str  # how to get it
+
+
+def fetch(
+    name: str,
+    root: Path,
+    from_dir: Path | None = None,
+    url_base: str | None = None,
+    progress: Progress = lambda _name, _done, _total: None,
+) -> list[FetchedFile]:
+    """Bring the files of data set `name` under `root`, each checked before it gets its name.
+
+    Raises BadInputError for an unknown data set, a file that is not what it should be or a
+    folder that cannot be written; RunFailedError for a download that does not come to its end,
+    which the next call takes up.
+
+    Args:
+        name: Of the data set.
+        root: Data root; made where it does not exist.
+        from_dir: Folder to copy the files from, instead of downloading them.
+        url_base: Folder on another server, e.g. a mirror; the official one if not given.
+        progress: Called as bytes arrive.
+    """
+    dataset = dataset_class(name)
+    if not dataset.files:
+        raise BadInputError(f"data set '{name}': comes with outerloop; there is nothing to fetch")
+    try:
+        return [_fetch_file(dataset, f, root, from_dir, url_base, progress) for f in dataset.files]
+    except OSError as error:
+        where = error.filename or root
+        raise BadInputError(f"{where}: cannot store the data: {error.strerror}") from None
+
+
+def list_datasets(root: Path) -> list[DatasetRow]:
+    """Return a row for each data set, given the data root; nothing is read but file sizes."""
+    return [_row(dataset, root) for _, dataset in sorted(DATASETS.items())]
+
+
+def _fetch_file(
+    dataset: type[Dataset],
+    file: SourceFile,
+    root: Path,
+    from_dir: Path | None,
+    url_base: str | None,
+    progress: Progress,
+) -> FetchedFile:
+    path = root / file.path
+    if path.exists():
+        with suppress(BadInputError):  # a damaged file is replaced, once the new one is whole
+            return FetchedFile(path, dataset.check(path, file), was_there=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    if from_dir is not None:
+        copy(_find(from_dir, file), part, progress)
+    else:
+        download(f"{url_base or file.url}/{file.name}", part, MAX_ARCHIVE_BYTES, progress)
+    try:
+        verdict = dataset.check(part, file)
+    except BadInputError:
+        part.unlink()
+        raise
+    publish(part, path)
+    return FetchedFile(path, verdict, was_there=False)
+
+
+def _find(folder: Path, file: SourceFile) -> Path:
+    """Return where `file` lies in a folder that is laid out as a data root, or flat."""
+    nested = folder / file.path
+    return nested if nested.exists() else folder / file.name
+
+
+def _row(dataset: type[Dataset], root: Path) -> DatasetRow:
+    paths = [root / file.path for file in dataset.files]
+    present = [path for path in paths if path.is_file()]
+    if not paths:
+        where, how = "embedded", "comes with outerloop"
+    else:
+        where = str(paths[0].parent)
+        how = f"outerloop data fetch {dataset.name} [--from DIR]"
+    return DatasetRow(
+        name=dataset.name,
+        present=len(present) == len(paths),
+        where=where,
+        size_bytes=sum(path.stat().st_size for path in present),
+        licence=dataset.licence,
+        how=how,
+    )
