@@ -83,7 +83,7 @@ def test_load_takes_tensors_and_read_only_arrays_of_the_right_length():
     array.setflags(write=False)
     vector.load(array)
     assert vector.values.tolist() == array.tolist()
-    assert float(model.head.bias[-1]) == vector.size - 1
+    assert model.head.bias[-1].item() == vector.size - 1
     vector.values.add_(1)
     assert array[0] == 0
     vector.load(torch.zeros(vector.size, dtype=torch.float64))
