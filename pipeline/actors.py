@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from pipeline.aggregator import AggregatorShard, Array, ShardUpdate
 from pipeline.backend import Accepted
+from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.messages import Piece, Segment, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
@@ -22,8 +23,7 @@ from pipeline.worker import TaskWorker
 BACKPRESSURE_SEGMENTS = 4
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
-class TaskActor:
+class TaskServer:
     """Runs tasks; gradient slices go to the object store, only their references to the driver."""
 
     def __init__(self, experiment: Experiment) -> None:
@@ -50,8 +50,7 @@ def _put(share: Sequence[Piece]) -> tuple[Piece, ...]:
     return tuple(replace(piece, values=ray.put(piece.values)) for piece in share)
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, num_cpus=0)
-class AggregatorActor:
+class AggregatorServer:
     """Holds one shard and publishes its parameters in the object store once a version."""
 
     def __init__(self, experiment: Experiment, number: int, start: Start) -> None:
@@ -82,6 +81,11 @@ class AggregatorActor:
         self._published = ray.put(self._shard.params.numpy())
         return update, [self._published]
 
-    def write_checkpoint(self, folder: Path) -> str:
+    def write_checkpoint(self, folder: Path) -> ShardFile:
         """Forward."""
         return write_shard_of(self._shard, folder)
+
+
+# A restarted actor would come back empty and say nothing: the driver replaces actors itself.
+TaskActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(TaskServer)
+AggregatorActor: Any = ray.remote(max_restarts=0, max_task_retries=0, num_cpus=0)(AggregatorServer)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.aggregator import ShardUpdate
+from pipeline.checkpoint_files import ShardFile
 from pipeline.messages import Segment, TaskFailure, TaskSpec
 
 Accepted = Mapping[int, tuple[int, int]]  # task index → attempt, number of its segments
@@ -40,8 +41,8 @@ class Backend(Protocol):
     def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
         """Take the outer step on every shard; later tasks start from the new version."""
 
-    def write_checkpoint(self, folder: Path) -> list[str]:
-        """Have every shard write its parameters and optimizer to `folder`; return file names."""
+    def write_checkpoint(self, folder: Path) -> list[ShardFile]:
+        """Have every shard write its parameters and optimizer to a draft's `folder`."""
 
     def discard(self) -> None:
         """Give up all tasks in flight."""

@@ -9,6 +9,7 @@ A dead worker's tasks come back as TaskFailure, and an actor of its own kind tak
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayT
 from pipeline.actors import AggregatorActor, TaskActor
 from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted
+from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.messages import Segment, TaskFailure, TaskSpec
@@ -110,7 +112,7 @@ class RayBackend:
         self._params = [published for _, published in answers]
         return [update for update, _ in answers]
 
-    def write_checkpoint(self, folder: Path) -> list[str]:
+    def write_checkpoint(self, folder: Path) -> list[ShardFile]:
         """Have every shard write its own file."""
         return self._ask([s.write_checkpoint.remote(folder.absolute()) for s in self._shards])
 
@@ -175,9 +177,8 @@ class RayBackend:
                 f"the last: {reason}"
             )
         ray.kill(slot.actor)
-        lost = [TaskFailure(spec, reason, True) for spec, _ in slot.streams]
         self._slots[self._slots.index(slot)] = self._start_worker()
-        return lost
+        return [TaskFailure(spec, reason, True) for spec, _ in slot.streams]
 
     def _ask(self, calls: list[Any]) -> list[Any]:
         try:
@@ -202,7 +203,6 @@ def connect(experiment: Experiment) -> bool:
     if ray.is_initialized():
         _check_resources(experiment)
         return False
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = experiment.workers.address
@@ -212,7 +212,7 @@ def connect(experiment: Experiment) -> bool:
             namespace="outerloop",
             include_dashboard=None if address else False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInputError(f"workers.address: '{address}': {_first_line(error)}") from None
@@ -225,8 +225,8 @@ def connect(experiment: Experiment) -> bool:
 
 
 def _check_resources(experiment: Experiment) -> None:
-    workers, have = experiment.workers, ray.cluster_resources()
-    cores, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    workers = experiment.workers
+    cores, gpus = _total("CPU"), _total("GPU")
     if workers.count * workers.threads > cores:
         raise BadInputError(
             f"workers.count: {workers.count} workers of {workers.threads} thread(s) need "
@@ -245,9 +245,13 @@ def _gpu_share(experiment: Experiment) -> float:
     workers = experiment.workers
     if workers.gpus_per_worker or workers.device == "cpu":
         return workers.gpus_per_worker
-    gpus = float(ray.cluster_resources().get("GPU", 0.0))
-    share = gpus / workers.count
+    share = _total("GPU") / workers.count
     return float(int(share)) if share >= 1 else share
+
+
+def _total(resource: str) -> float:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get(resource, 0.0)
 
 
 def _first_line(error: BaseException) -> str:

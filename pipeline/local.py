@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted
+from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.messages import Segment, TaskFailure, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
@@ -65,7 +66,7 @@ class LocalBackend:
         """Take the outer step on every shard."""
         return [shard.commit(meta_step, accepted) for shard in self._shards]
 
-    def write_checkpoint(self, folder: Path) -> list[str]:
+    def write_checkpoint(self, folder: Path) -> list[ShardFile]:
         """Write every shard."""
         return [write_shard_of(shard, folder) for shard in self._shards]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from pipeline.aggregator import AggregatorShard
-from pipeline.checkpoint import Checkpoint, CheckpointStore, write_shard
+from pipeline.checkpoint import Checkpoint, CheckpointStore
+from pipeline.checkpoint_files import ShardFile, write_shard
 from pipeline.config import Experiment
 from pipeline.errors import RunFailedError
 from pipeline.network import build_network, initial_outer_parameters, outer_layout
@@ -30,7 +31,7 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
     if start.checkpoints is None:
         params = initial_outer_parameters(experiment)
         return AggregatorShard(first, params[first:last], experiment.outer)
-    checkpoint = load_step(start)
+    checkpoint = load_checkpoint(start)
     if len(checkpoint.params) != layout.size:
         raise RunFailedError(
             f"{start.checkpoints}: checkpoint holds {len(checkpoint.params)} parameters, the "
@@ -48,13 +49,20 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
     return shard
 
 
-def load_step(start: Start) -> Checkpoint:
-    """Return the checkpoint that `start` names."""
+def load_checkpoint(start: Start) -> Checkpoint:
+    """Return the checkpoint that `start` names; RunFailedError if it cannot be read any more."""
     assert start.checkpoints is not None
-    return CheckpointStore(start.checkpoints).load(start.step)
+    checkpoint = CheckpointStore(start.checkpoints, keep=2).load_latest()
+    if checkpoint is None or checkpoint.step != start.step:
+        found = None if checkpoint is None else checkpoint.step
+        raise RunFailedError(
+            f"{start.checkpoints}: expected the checkpoint of outer step {start.step}, found "
+            f"{found}; every node needs to see this folder"
+        )
+    return checkpoint
 
 
-def write_shard_of(shard: AggregatorShard, folder: Path) -> str:
-    """Write the shard's parameters and optimizer state into `folder`; return the file's name."""
+def write_shard_of(shard: AggregatorShard, folder: Path) -> ShardFile:
+    """Write the shard's parameters and optimizer state into a checkpoint draft's folder."""
     state = {name: t.numpy() for name, t in shard.optimizer.state_tensors().items()}
     return write_shard(folder, shard.offset, shard.params.numpy(), state)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskSpec
 from pipeline.progress import OuterProgress, Progress
 from pipeline.tasks import sample_meta_batch
-from pipeline.tracking import MetricLog
 from pipeline.trajectories import TrajectoryWriter
 
 
@@ -55,13 +55,23 @@ class TaskRecord:
         self.finite = segment.finite
 
 
+class MetricSink(Protocol):
+    """Where curves go."""
+
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log `values` at outer step `step`; never waits for a server."""
+
+    def sync(self) -> None:
+        """Force to disk what was logged."""
+
+
 @dataclass(slots=True)
 class Books:
     """Where a run keeps what it finds out."""
 
     checkpoints: CheckpointStore
     trajectories: TrajectoryWriter
-    metrics: MetricLog
+    metrics: MetricSink
     counters: Counters = field(default_factory=Counters)
 
 
@@ -129,15 +139,9 @@ class Trainer:
         if self._saved_version == self.version:
             return
         self._books.metrics.sync()
-        folder = self._books.checkpoints.begin(self.version)
-        try:
-            self._backend.write_checkpoint(folder)
-            self._books.checkpoints.commit(
-                self.version, {"counters": asdict(self._books.counters)}
-            )
-        except BaseException:
-            self._books.checkpoints.abandon(self.version)
-            raise
+        with self._books.checkpoints.draft(self.version) as draft:
+            shards = self._backend.write_checkpoint(draft.folder)
+            draft.commit(shards, {"counters": asdict(self._books.counters)})
         self._saved_version = self.version
 
     def meta_test(self, methods: Sequence[str], num_tasks: int) -> list[TaskCurve]:
@@ -239,7 +243,7 @@ class Trainer:
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
         }
-        self._books.metrics.append(self.version, figures)
+        self._books.metrics.log_metrics(self.version, figures)
         self._progress.outer_step(
             OuterProgress(
                 step=self.version,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from algorithms.inner_loop import InnerLoop, InnerOptimizer, StepRecords
-from algorithms.parameters import BufferSnapshot
+from algorithms.parameters import capture_buffers, restore_buffers
 from torch import Tensor
 
 from algorithms import META_LEARNERS
@@ -45,7 +45,7 @@ class TaskWorker:
         self.model, self.vector = build_network(experiment, self.device)
         self.layout = outer_layout(experiment, self.vector)
         self.learner = META_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
-        self._buffers = BufferSnapshot(self.model)
+        self._buffers = capture_buffers(self.model)
 
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
         """Train on the task from `params` (one array a shard) and yield its segments in order."""
@@ -68,7 +68,7 @@ class TaskWorker:
 
     def _load(self, spec: TaskSpec, params: Sequence[Array]) -> None:
         """Put the task's starting point into the model: parameters and initial buffers."""
-        self._buffers.restore()
+        restore_buffers(self.model, self._buffers)
         fresh_seed = derive_seed(self.experiment.seed, "scratch", spec.task_id, spec.repeat)
         if spec.method == "scratch":
             self.vector.load(initial_parameters(self.model, fresh_seed))

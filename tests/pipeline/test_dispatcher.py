@@ -1,0 +1,91 @@
+"""Dispatcher over a fake backend: every task ends once, whatever dies on the way."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pyarrow as pa
+import pytest
+
+from pipeline.dispatcher import Counters, Dispatcher
+from pipeline.errors import InterruptedRunError, RunFailedError
+from pipeline.interrupt import StopRequest
+from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.progress import SilentProgress
+
+
+class FakeBackend:
+    """Streams two segments a task; `deaths` says how many attempts at a task die half-way."""
+
+    def __init__(self, room: int = 2, deaths: dict[int, int] | None = None, lost: bool = True):
+        self.room, self.deaths, self.lost = room, deaths or {}, lost
+        self.tasks: deque[list] = deque()
+        self.most_in_flight = 0
+
+    def has_room(self):
+        return len(self.tasks) < self.room
+
+    def submit(self, spec):
+        self.tasks.append([spec, 0])
+        self.most_in_flight = max(self.most_in_flight, len(self.tasks))
+
+    def num_in_flight(self):
+        return len(self.tasks)
+
+    def events(self, timeout_s):
+        task = self.tasks.popleft()
+        spec, number = task
+        if number == 1 and self.deaths.get(spec.index, 0) > spec.attempt:
+            return [TaskFailure(spec, "killed", self.lost)]
+        if number == 0:
+            task[1] = 1
+            self.tasks.append(task)
+        rows = pa.RecordBatch.from_pylist([{"loss": 0.0}])
+        return [Segment(spec, number, number == 1, True, rows, (), {})]
+
+
+def specs(count: int) -> list[TaskSpec]:
+    return [TaskSpec(0, index, index, "train", 0) for index in range(count)]
+
+
+def dispatcher(backend, counters=None, stop=None, max_retries=3) -> Dispatcher:
+    return Dispatcher(
+        backend, max_retries, counters or Counters(), stop or StopRequest(), SilentProgress()
+    )
+
+
+def test_every_task_ends_once_and_no_more_run_than_there_is_room_for():
+    backend = FakeBackend(room=3)
+    segments = list(dispatcher(backend).run(specs(7)))
+    assert sorted(s.spec.index for s in segments if s.final) == list(range(7))
+    assert backend.most_in_flight == 3
+
+
+def test_a_task_whose_worker_died_begins_again_under_the_next_attempt():
+    counters = Counters()
+    backend = FakeBackend(deaths={1: 2})
+    segments = list(dispatcher(backend, counters).run(specs(3)))
+    ended = {s.spec.index: s.spec.attempt for s in segments if s.final}
+    assert ended == {0: 0, 1: 2, 2: 0}
+    assert [s.number for s in segments if s.spec == specs(2)[1].retry().retry()] == [0, 1]
+    assert counters.retries == 2
+
+
+def test_a_task_that_keeps_losing_its_worker_ends_the_run():
+    with pytest.raises(RunFailedError, match="task 0 of train step 0 lost its worker 3 times"):
+        list(dispatcher(FakeBackend(deaths={0: 9}), max_retries=2).run(specs(1)))
+
+
+def test_a_task_whose_own_code_raised_is_not_tried_again():
+    with pytest.raises(RunFailedError, match="task 0 of train step 0 raised killed"):
+        list(dispatcher(FakeBackend(deaths={0: 1}, lost=False)).run(specs(1)))
+
+
+def test_a_request_to_stop_is_seen_between_two_segments():
+    stop = StopRequest()
+    seen = []
+    with pytest.raises(InterruptedRunError, match="SIGTERM"):
+        for segment in dispatcher(FakeBackend(), stop=stop).run(specs(5)):
+            seen.append(segment)
+            stop.signal_name = "SIGTERM"
+    assert len(seen) == 1
