@@ -232,3 +232,7 @@ def _print_json(result: Result) -> None:
     from pipeline.runs import json_text
 
     print(json_text(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

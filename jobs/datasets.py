@@ -1,0 +1,65 @@
+"""The data sets: where they are, and getting them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from jobs.tables import rows_table
+from pipeline.data.fetch import fetch as fetch_files
+from pipeline.data.fetch import list_datasets
+from pipeline.data.paths import data_root
+
+MIB = 1 << 20
+
+
+def show(console: Console) -> dict[str, Any]:
+    """Print a row for each data set."""
+    rows = list_datasets(data_root())
+    table = rows_table(
+        f"Data sets in {data_root()}",
+        ("name", "there", "where", "MiB", "licence", "how to get it"),
+        (
+            (
+                row.name,
+                "yes" if row.present else "no",
+                row.where,
+                f"{row.size_bytes / MIB:.1f}",
+                row.licence,
+                row.how,
+            )
+            for row in rows
+        ),
+    )
+    console.print(table)
+    keys = ("present", "where", "size_bytes", "licence", "how")
+    return {
+        "root": data_root(),
+        "datasets": {row.name: {key: getattr(row, key) for key in keys} for row in rows},
+    }
+
+
+def fetch(console: Console, name: str, source: Path | None) -> dict[str, Any]:
+    """Get the data set and say how each file was checked."""
+    with Progress(console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(file: str, done: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(file)
+            bars.update(tasks[file], completed=done, total=total)
+
+        files = fetch_files(name, data_root(), source, progress=advance)
+    for file in files:
+        there = " (was there already)" if file.was_there else ""
+        console.print(f"{file.path}: {file.verdict}{there}", soft_wrap=True, markup=False)
+    return {
+        "name": name,
+        "files": [
+            {"path": file.path, "verdict": file.verdict, "was_there": file.was_there}
+            for file in files
+        ],
+    }
