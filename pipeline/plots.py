@@ -39,7 +39,7 @@ def plot_evaluation(evaluation: Evaluation, path: Path, title: str = "") -> Path
     return _save(figure, path)
 
 
-def plot_training(
+def plot_meta_training(
     steps: Sequence[int], losses_first: Sequence[float], losses_last: Sequence[float], path: Path
 ) -> Path:
     """Draw the meta-batch's mean training loss at the first and last inner step; return `path`."""
