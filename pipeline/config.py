@@ -197,7 +197,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     tree = read_yaml(path)
     tree.setdefault("name", path.stem)
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
     return build_experiment(tree, source=str(path))
 
 
@@ -245,7 +245,8 @@ def field_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, Any, str
     return rows
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set a value in `tree` by `dotted.key=value`; BadInputError for a text that is none."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise BadInputError(f"override '{override}': expected key=value, e.g. meta.steps=50")

@@ -100,6 +100,11 @@ def read_points(path: Path, offset: int, limit: int) -> tuple[list[MetricPoint],
     return points, offset
 
 
+def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
+    """Return (step, value) of every point of metric `key`, in order."""
+    return [(point.step, point.value) for point in _points(path, 0) if point.key == key]
+
+
 def count_points(path: Path, offset: int) -> int:
     """Return how many points there are from byte `offset` on."""
     return sum(1 for _ in _lines(path, offset))

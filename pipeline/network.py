@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from algorithms.baselines import initial_parameters
-from algorithms.parameters import ParameterVector
 from torch import Tensor
 
 from algorithms import META_LEARNERS
+from algorithms.baselines import initial_parameters
 from algorithms.models.conv import ConvNet
+from algorithms.parameters import ParameterVector
 from pipeline.config import Experiment
 from pipeline.layout import OuterLayout
 from pipeline.seeding import derive_seed
@@ -35,7 +35,8 @@ def build_network(
 def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout:
     """Return how the outer vector is laid out for this experiment's meta-learner."""
     shards = experiment.aggregator.shards
-    if not META_LEARNERS[experiment.algorithm.name].multi_head:
+    learner = META_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
+    if not learner.multi_head:
         return OuterLayout(vector.size, 0, 0, shards)
     body = vector.head_offset()
     return OuterLayout(body, vector.size - body, experiment.data.num_train_tasks, shards)

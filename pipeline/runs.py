@@ -126,6 +126,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def metrics(self) -> Path:
+        """The run's own record of its curves."""
+        return self.path / "tracking" / "metrics.jsonl"
+
+    @property
     def log(self) -> Path:
         """What the run said, line by line."""
         return self.path / "log.txt"
