@@ -70,7 +70,7 @@ def read(path: Path) -> AlphabetSet | None:
         alphabets = lay_out(header["alphabets"])
         if content_digest(alphabets, images) != header["digest"]:
             return None
-    except (OSError, pa.ArrowException, KeyError, ValueError, IndexError):
+    except (OSError, pa.ArrowException, LookupError, ValueError, TypeError):
         return None
     return AlphabetSet(
         name=header["name"],
