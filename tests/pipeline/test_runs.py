@@ -1,0 +1,132 @@
+"""Run folders: made whole, found by id or path, never outside the home."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import build_experiment
+from pipeline.errors import BadInputError
+from pipeline.runs import RunFolder, home, json_text, list_runs
+
+EXPERIMENT = build_experiment({"name": "trial", "seed": 3}, "test")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_home_is_runs_in_the_present_folder_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("OUTERLOOP_HOME")
+    assert home() == tmp_path / "runs"
+
+
+def test_new_run_is_whole_and_gives_its_experiment_back():
+    run = RunFolder.create(EXPERIMENT)
+    assert run.path.parent == home()
+    assert run.run_id.startswith("trial-")
+    for folder in (run.checkpoints, run.trajectories, run.evaluation, run.plots):
+        assert folder.is_dir()
+    assert run.log.is_file()
+    assert run.read_experiment() == EXPERIMENT
+    assert os.listdir(home()) == [run.run_id]
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own():
+    assert len({RunFolder.create(EXPERIMENT).path for _ in range(10)}) == 10
+
+
+def test_run_is_found_by_id_by_beginning_and_by_path():
+    run = RunFolder.create(EXPERIMENT)
+    other = RunFolder.create(build_experiment({"name": "other"}, "test"))
+    assert RunFolder.open(run.run_id) == RunFolder.open("tri") == run
+    assert RunFolder.open(str(run.path)) == RunFolder.open(f"runs/{run.run_id}") == run
+    assert RunFolder.open("o") == other
+
+
+def test_runs_are_listed_newest_first_and_nothing_else_is():
+    first, second = RunFolder.create(EXPERIMENT), RunFolder.create(EXPERIMENT)
+    os.utime(first.config, ns=(1, 1))
+    (home() / "stray").mkdir()
+    (home() / "mlflow.db").touch()
+    assert list_runs() == [second.run_id, first.run_id]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("absent", "unknown run 'absent'"),
+        ("", "unknown run ''"),
+        ("../elsewhere", "unknown run"),
+        ("x" * 5000, "unknown run"),
+        ("nul\0", "unknown run"),
+        ("runs", "is no run"),
+        ("file", "is a file"),
+        ("trial", "ambiguous"),
+    ],
+)
+def test_what_names_no_run_is_refused_in_one_line(text, said, tmp_path):
+    RunFolder.create(EXPERIMENT)
+    RunFolder.create(EXPERIMENT)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match=said) as caught:
+        RunFolder.open(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_misspelt_run_is_answered_with_the_nearest():
+    run = RunFolder.create(EXPERIMENT)
+    with pytest.raises(BadInputError, match=f"did you mean '{run.run_id}'"):
+        RunFolder.open(run.run_id.replace("trial", "trail"))
+
+
+def test_home_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for impossible in (tmp_path / "file" / "runs", Path("/proc/outerloop")):
+        monkeypatch.setenv("OUTERLOOP_HOME", str(impossible))
+        with pytest.raises(BadInputError, match="set OUTERLOOP_HOME"):
+            RunFolder.create(EXPERIMENT)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_failure_half_way_leaves_no_folder(monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.runs.write_atomic", full)
+    with pytest.raises(BadInputError, match="No space left"):
+        RunFolder.create(EXPERIMENT)
+    assert os.listdir(home()) == []
+
+
+def test_name_cannot_leave_the_home():
+    escaping = EXPERIMENT.model_copy(update={"name": "../../outside"})
+    with pytest.raises(BadInputError, match="name"):
+        RunFolder.create(escaping)
+    with pytest.raises(BadInputError, match="name"):
+        build_experiment({"name": "../outside"}, "test")
+
+
+def test_summary_comes_back_and_is_standard_json():
+    run = RunFolder.create(EXPERIMENT)
+    assert run.read_summary() == {}
+    run.write_summary({"final": {"auc": math.nan}, "counts": {"tasks": 3}})
+    assert run.read_summary() == {"final": {"auc": None}, "counts": {"tasks": 3}}
+    assert "NaN" not in run.summary.read_text()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_damaged_summary_is_refused(content):
+    run = RunFolder.create(EXPERIMENT)
+    run.summary.write_bytes(content)
+    with pytest.raises(BadInputError, match=r"summary\.json"):
+        run.read_summary()
+
+
+def test_json_has_null_for_what_json_has_not():
+    text = json_text({"a": [math.inf, 1.5, (math.nan,)], 2: Path("x")})
+    assert json.loads(text) == {"a": [None, 1.5, [None]], "2": "x"}
