@@ -5,6 +5,7 @@ Shape letters: W ways (classes), D drawings of a character, S side of an image, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from algorithms.batch_norm import statistics_from
 from pipeline.data.alphabets import Images
 from pipeline.data.augment import apply_affine
 from pipeline.tasks.minibatches import MinibatchSchedule
+
+STATISTICS_BATCH = 512  # drawings that batch-norm statistics are taken over at once
 
 
 class ClassificationTask:
@@ -63,14 +67,13 @@ class ClassificationTask:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return accuracy, error and loss on the held-out drawings, which are not augmented.
 
-        The model is in evaluation mode meanwhile (batch-norm takes its running statistics), and
-        afterwards in the mode it was in.
+        Batch-norm takes the statistics of the training drawings, not augmented either. The
+        model is left as it was found.
         """
         was_training = model.training
-        model.eval()
         try:
-            with torch.no_grad():
-                logits = model(_channels_last(self._held_out_inputs)).float()
+            with statistics_from(model, self._training_batches()), torch.no_grad():
+                logits = model.eval()(_channels_last(self._held_out_inputs)).float()
                 labels = self._held_out_labels
                 loss = cross_entropy(logits, labels)
                 accuracy = (logits.argmax(dim=1) == labels).double().mean()
@@ -81,6 +84,10 @@ class ClassificationTask:
             "error": 1.0 - float(accuracy),
             "loss": float(loss),
         }
+
+    def _training_batches(self) -> Iterator[Tensor]:
+        for inputs in self._inputs.split(STATISTICS_BATCH):
+            yield _channels_last(inputs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the step alone says where the task stands."""
