@@ -2,8 +2,8 @@
 
 By script and case; large scripts are cut into several alphabets. No two characters of a
 script look alike under any rotation, since augmentation rotates freely: the cosine of their
-blurred pictures stays under 0.95 at every turn. As in Omniglot, related scripts share
-shapes (Latin, Greek and Cyrillic capitals).
+blurred pictures in DejaVu Sans stays under 0.95 at every turn by tens of degrees. As in Omniglot,
+related scripts share shapes (Latin, Greek and Cyrillic capitals).
 """
 
 from __future__ import annotations
