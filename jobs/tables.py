@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation import Evaluation
+from pipeline.evaluation import Evaluation, Summary
 
 # Metric, column title, factor for display, and whether more is better.
 COLUMNS = (
@@ -23,7 +23,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     """Return a row per method: mean ± 95 % interval of each metric; the best is marked with *."""
     protocol, summary = evaluation.protocol, evaluation.summary()
     title = f"Meta-test: {protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
-    table = Table(title=title, caption=_caption(evaluation), title_justify="left")
+    caption = _caption(evaluation)
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("method", overflow="fold", ratio=1)
     for _, column, _, _ in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
@@ -31,8 +32,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     best = {metric: _best(summary, metric, more) for metric, _, _, more in COLUMNS}
     for method, metrics in summary.items():
         cells = [
-            _figure(metrics.get(metric), factor, best[metric] == method)
-            for metric, _, factor, _ in COLUMNS
+            _figure(metrics.get(metric), factor, best[metric]) for metric, _, factor, _ in COLUMNS
         ]
         table.add_row(method, *cells, _tasks(metrics["auc"]))
     return table
@@ -48,24 +48,22 @@ def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]
     return table
 
 
-def _figure(values: dict[str, Any] | None, factor: float, best: bool) -> Text:
+def _figure(values: dict[str, Any] | None, factor: float, best: float | None) -> Text:
     if values is None or not math.isfinite(values["mean"]):
         return Text("-" if values is None else "diverged")
     digits = 1 if factor == 100 else 3
     text = f"{factor * values['mean']:.{digits}f}"
     if math.isfinite(values["ci95"]):  # a single task has no interval
         text += f" ± {factor * values['ci95']:.{digits}f}"
-    return Text(text + (" *" if best else "  "), style="bold" if best else "")
+    is_best = values["mean"] == best
+    return Text(text + (" *" if is_best else "  "), style="bold" if is_best else "")
 
 
-def _best(summary: dict[str, dict[str, dict[str, Any]]], metric: str, more: bool) -> str | None:
-    means = {
-        name: metrics[metric]["mean"] for name, metrics in summary.items() if metric in metrics
-    }
-    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-    if len(finite) < 2:
-        return None
-    return (max if more else min)(finite, key=lambda method: finite[method])
+def _best(summary: Summary, metric: str, more: bool) -> float | None:
+    """Return the best mean, where there are several methods to choose from."""
+    means = [metrics[metric]["mean"] for metrics in summary.values() if metric in metrics]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    return (max if more else min)(finite) if len(finite) > 1 else None
 
 
 def _tasks(values: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -44,14 +46,22 @@ def serve(console: Console, host: str, port: int) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> int:
-    """Run the command to its end; Ctrl+C ends it, which is no failure."""
-    process = subprocess.Popen(command)
+    """Run the command until it ends or Ctrl+C or SIGTERM ends it, which is no failure.
+
+    The server has processes of its own, so it gets a process group, and all of it is ended.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
         return 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_free(host: str, port: int) -> None:

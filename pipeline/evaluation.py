@@ -91,7 +91,7 @@ class TaskCurve:
             self,
             losses=np.append(self.losses, np.full(missing, np.nan, np.float32)),
             errors=np.append(self.errors, np.ones(missing, np.float32)),
-            metrics={"accuracy": 0.0, "loss": math.nan},
+            metrics={"accuracy": 0.0, "error": 1.0, "loss": math.nan},
         )
 
 
