@@ -127,7 +127,9 @@ class LeapFold:
         # Scales stay tensors: a Python float here would stall a GPU on every inner step.
         scale = torch.ones_like(length)
         if self._options.norm:
-            scale = torch.where(length > 0, length.reciprocal(), 0.0)
+            # Below `tiny` the length counts as zero, or its reciprocal would overflow.
+            tiny = torch.finfo(length.dtype).tiny
+            scale = torch.where(length >= tiny, length.reciprocal(), 0.0)
         self._total.addcmul_(minus_step, scale)
         if self._options.loss:
             self._total.addcmul_(self._grad, minus_rise * scale)

@@ -1,10 +1,11 @@
 """What every trajectory fold promises, and what Reptile, FOMAML and finetuning are."""
 
 import copy
+import gc
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms import META_LEARNERS
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
@@ -63,21 +64,47 @@ def test_what_a_fold_returns_and_saves_shares_no_memory_with_the_loop(name):
     torch.testing.assert_close((saved, drained), kept, rtol=0, atol=0)
 
 
-def state_bytes(fold: object) -> int:
-    tensors = [value for value in vars(fold).values() if isinstance(value, Tensor)]
-    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fold_copies_what_it_needs_of_the_live_buffers(name):
+    points, grads = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    live_point, live_grad, live_loss = torch.zeros(5), torch.zeros(5), torch.zeros(())
+    given_live, given_copies = (META_LEARNERS[name]().start(points[0]) for _ in range(2))
+    for point, grad in zip(points[:3], grads[:3], strict=True):
+        live_point.copy_(point)
+        live_grad.copy_(grad)
+        live_loss.copy_(point.sum())
+        given_live.observe(live_loss, live_grad, live_point)
+        given_copies.observe(point.sum(), grad.clone(), point.clone())
+        for buffer in (live_point, live_grad, live_loss):
+            buffer.fill_(torch.nan)
+    answers = [each.finish(points[3], points[3].sum()) for each in (given_live, given_copies)]
+    assert torch.equal(*answers)
+
+
+def live_tensor_bytes() -> int:
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_does_not_grow_with_the_number_of_steps(name):
     loop = start_loop(name, InnerOptimizer(lr=0.01))
     loop.run(1)
-    after_one = state_bytes(loop.fold)
+    after_one = live_tensor_bytes()
     loop.run(300)
-    assert state_bytes(loop.fold) == after_one
-    assert after_one <= 3 * loop.vector.size * 8 + 64
-    held = [v for v in vars(loop.fold).values() if isinstance(v, list | dict | tuple | set)]
-    assert held == []
+    assert live_tensor_bytes() == after_one
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_is_a_few_vectors(name):
+    size = 10_000
+    before = live_tensor_bytes()
+    fold = META_LEARNERS[name]().start(torch.zeros(size))
+    num_vectors = 3 if name == "leap" else 1
+    assert live_tensor_bytes() - before <= num_vectors * size * 4 + 64
+    assert fold.needs_final_loss == (name == "leap")
 
 
 @pytest.mark.parametrize("name", ["reptile", "finetune"])
