@@ -86,7 +86,7 @@ class ClassificationTask:
         }
 
     def _training_batches(self) -> Iterator[Tensor]:
-        for inputs in self._inputs.split(STATISTICS_BATCH):
+        for inputs in torch.split(self._inputs, STATISTICS_BATCH):
             yield _channels_last(inputs)
 
     def state_dict(self) -> dict[str, Any]:
