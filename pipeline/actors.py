@@ -34,9 +34,7 @@ class TaskServer:
         """Answer once the worker stands; the process id, so that tests can kill it."""
         return os.getpid()
 
-    @ray.method(
-        num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_SEGMENTS
-    )
+    @ray.method(num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_SEGMENTS)
     def run(self, spec: TaskSpec, params: Sequence[Any]) -> Iterator[Segment]:
         """Stream the task's segments; `params` are references, one a shard."""
         if self._params[0] != spec.version:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from algorithms.outer import make_outer_optimizer
 from torch import Tensor
 
+from algorithms.outer import make_outer_optimizer
 from pipeline.config import OuterConfig
 from pipeline.messages import TaskSpec
 

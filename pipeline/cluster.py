@@ -85,9 +85,7 @@ class RayBackend:
         }
         if not waiting:
             return []
-        done, _ = ray.wait(
-            list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False
-        )
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
         found: list[Segment | TaskFailure] = []
         for item in done:
             found += self._news(waiting[item])

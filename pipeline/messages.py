@@ -91,4 +91,3 @@ class OuterUpdate:
     grad_norm: float  # of the averaged outer gradient
     step_norm: float  # of the change of the outer parameters
     params_norm: float
-

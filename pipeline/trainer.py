@@ -102,11 +102,11 @@ class Trainer:
         self._saved_version = version if books.checkpoints.steps() else -1
         self._started = (time.monotonic(), version)
 
-    def train(self) -> None:
-        """Take the outer steps that are left, with checkpoints; on an interruption, save first."""
-        every, last = self.experiment.checkpoint.every, self.experiment.meta.num_steps
+    def train(self, until: int) -> None:
+        """Take outer steps up to `until`, with checkpoints; on an interruption, save first."""
+        every = self.experiment.checkpoint.every
         try:
-            while self.version < last:
+            while self.version < until:
                 self.outer_step()
                 if self.version % every == 0:
                     self.save()

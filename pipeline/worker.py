@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import torch
-from algorithms.inner_loop import InnerLoop, InnerOptimizer, StepRecords
-from algorithms.parameters import capture_buffers, restore_buffers
 from torch import Tensor
 
 from algorithms import META_LEARNERS
 from algorithms.baselines import initial_parameters
+from algorithms.inner_loop import InnerLoop, InnerOptimizer, StepRecords
+from algorithms.parameters import capture_buffers, restore_buffers
 from pipeline.aggregator import Array
 from pipeline.config import Experiment
 from pipeline.memory import keep_freed_memory

@@ -1,0 +1,175 @@
+"""The meta-training loop in this process: learning, resuming, leaving bad tasks out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from algorithms.baselines import initial_parameters
+from pipeline.errors import InterruptedRunError, RunFailedError
+from pipeline.local import LocalBackend
+from pipeline.network import build_network, initial_outer_parameters, outer_layout
+from pipeline.seeding import derive_seed
+from pipeline.server import Start
+from pipeline.trajectories import read_trajectories
+from tests.pipeline.runs_for_tests import make_trainer, parameters, tiny
+
+
+def run(experiment, folder, until=None, start=None, version=0):
+    backend = LocalBackend(experiment, start or Start())
+    trainer, books, messages = make_trainer(experiment, backend, folder, version)
+    trainer.train(experiment.meta.num_steps if until is None else until)
+    return trainer, books, messages
+
+
+class PoisonedTask:
+    """A task whose loss is not a number from its third step on."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def loss(self, model, step):
+        return self._task.loss(model, step) * (math.nan if step >= 2 else 1.0)
+
+
+def poison(backend, *task_ids):
+    family = backend._worker.family
+    make = family.make
+
+    def make_some_poisoned(split, task_id, seed):
+        task = make(split, task_id, seed)
+        return PoisonedTask(task) if task_id in task_ids else task
+
+    family.make = make_some_poisoned
+
+
+@pytest.mark.parametrize("algorithm", ["leap", "reptile", "fomaml", "finetune"])
+def test_every_learner_moves_its_parameters_and_is_meta_tested(tmp_path, algorithm):
+    experiment = tiny(algorithm={"name": algorithm})
+    trainer, books, _ = run(experiment, tmp_path)
+    assert not np.array_equal(parameters(tmp_path), initial_outer_parameters(experiment).numpy())
+    assert books.counters.tasks == 12
+    assert books.counters.inner_steps == 12 * 9
+    curves = trainer.meta_test([algorithm, "scratch"], 2)
+    assert [(c.method, len(c.losses)) for c in curves] == [(algorithm, 5)] * 2 + [
+        ("scratch", 5)
+    ] * 2
+    assert curves[0].task == curves[2].task != curves[1].task
+    for curve in curves:
+        assert 0 <= curve.metrics["accuracy"] <= 1
+
+
+def test_methods_of_a_meta_test_see_the_same_minibatches(tmp_path):
+    """Scratch against itself: equal curves, so only the initialisation tells methods apart."""
+    experiment = tiny()
+    trainer, _, _ = run(experiment, tmp_path, until=0)
+    first, second = trainer.meta_test(["scratch"], 2), trainer.meta_test(["scratch"], 2)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.losses, other.losses)
+
+
+def test_stopping_and_resuming_changes_no_bit(tmp_path):
+    for optimizer in ("sgd", "nesterov", "adam"):
+        experiment = tiny(outer={"optimizer": optimizer, "lr": 0.05}, aggregator={"shards": 2})
+        whole, parts = tmp_path / optimizer / "whole", tmp_path / optimizer / "parts"
+        run(experiment, whole)
+        run(experiment, parts, until=1)
+        run(experiment, parts, start=Start(parts / "checkpoints", 1), version=1)
+        np.testing.assert_array_equal(parameters(whole), parameters(parts))
+
+
+def test_an_interruption_saves_the_last_whole_outer_step(tmp_path):
+    experiment = tiny()
+    backend = LocalBackend(experiment, Start())
+    trainer, books, _ = make_trainer(experiment, backend, tmp_path)
+    trainer.train(1)
+    trainer._dispatcher._stop.signal_name = "SIGTERM"
+    with pytest.raises(InterruptedRunError):
+        trainer.train(3)
+    assert books.checkpoints.steps() == [1]
+    run(experiment, tmp_path, start=Start(tmp_path / "checkpoints", 1), version=1)
+    run(experiment, tmp_path / "whole")
+    np.testing.assert_array_equal(parameters(tmp_path), parameters(tmp_path / "whole"))
+
+
+def test_a_task_that_is_not_finite_is_left_out_counted_and_named(tmp_path):
+    """I7: the update is bitwise that of the meta-batch without the bad task."""
+    experiment = tiny(meta={"num_steps": 1, "batch_size": 5})
+    backend = LocalBackend(experiment, Start())
+    poison(backend, 3)
+    trainer, books, messages = make_trainer(experiment, backend, tmp_path)
+    trainer.train(1)
+    assert books.counters.dropped == 1
+    name = backend._worker.family.task_name("train", 3)
+    assert any(name in text and "not finite" in text for text in messages.texts)
+    assert np.isfinite(parameters(tmp_path)).all()
+    assert books.metrics.points[0][1]["fault/dropped_tasks"] == 1
+
+    layout_experiment = tiny(meta={"num_steps": 1, "batch_size": 5})
+    clean = LocalBackend(layout_experiment, Start())
+    other, _, _ = make_trainer(layout_experiment, clean, tmp_path / "clean")
+    take = other._take
+    bad = [i for i, t in enumerate(_meta_batch(experiment)) if t == 3]
+
+    def skip_the_bad(segment, records):
+        take(segment, records)
+        if segment.spec.index in bad:
+            records[segment.spec.index].finite = False
+
+    other._take = skip_the_bad
+    other.train(1)
+    np.testing.assert_array_equal(parameters(tmp_path), parameters(tmp_path / "clean"))
+
+
+def _meta_batch(experiment):
+    from pipeline.tasks import sample_meta_batch
+
+    return sample_meta_batch(experiment, 0)
+
+
+def test_too_many_bad_tasks_in_a_row_stop_the_run_with_a_checkpoint(tmp_path):
+    experiment = tiny(meta={"num_steps": 9, "batch_size": 5, "max_bad_tasks": 7})
+    backend = LocalBackend(experiment, Start())
+    poison(backend, *range(5))
+    trainer, books, _ = make_trainer(experiment, backend, tmp_path)
+    with pytest.raises(RunFailedError, match="10 tasks in a row were not finite"):
+        trainer.train(9)
+    assert books.checkpoints.steps() == [2]
+    np.testing.assert_array_equal(
+        parameters(tmp_path), initial_outer_parameters(experiment).numpy()
+    )
+
+
+def test_trajectories_hold_every_inner_step_of_every_task_once(tmp_path):
+    run(tiny(), tmp_path)
+    table = read_trajectories(tmp_path / "trajectories")
+    rows = list(zip(*(table[n].to_pylist() for n in ("meta_step", "task", "step")), strict=True))
+    assert rows == [(m, t, s) for m in range(3) for t in range(4) for s in range(9)]
+    for task in range(4):
+        path = [
+            r["path_length"] for r in table.to_pylist() if (r["task"], r["meta_step"]) == (task, 0)
+        ]
+        assert all(a < b for a, b in zip(path, path[1:], strict=False))
+
+
+def test_a_multi_headed_task_trains_its_own_output_layer_only(tmp_path):
+    experiment = tiny(algorithm={"name": "finetune"}, meta={"batch_size": 2, "num_steps": 1})
+    run(experiment, tmp_path)
+    layout = outer_layout(experiment, build_network(experiment)[1])
+    moved = parameters(tmp_path) != initial_outer_parameters(experiment).numpy()
+    heads = moved[layout.body :].reshape(layout.num_heads, layout.head).any(axis=1)
+    assert set(np.flatnonzero(heads)) == set(_meta_batch(experiment))
+
+
+def test_scratch_starts_from_another_initialisation_for_each_task():
+    model, _ = build_network(tiny())
+    first, second = (
+        initial_parameters(model, derive_seed(0, "scratch", task, 0)) for task in range(2)
+    )
+    assert not torch.equal(first, second)
