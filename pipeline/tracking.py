@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,7 +166,7 @@ class Tracker:
             failures = failures + 1 if reason else 0
             self._finishing.wait(min(MAX_BACK_OFF_S, DELIVER_EVERY_S * 2**failures))
 
-    def _disk_errors(self) -> Any:
+    def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(f"tracking in {self._run_folder}", "make room, then resume the run")
 
 

@@ -135,6 +135,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capl
     assert "step-000002 is damaged (shard-000000000020.safetensors: wrong checksum)" in caplog.text
 
 
+def test_a_manifest_that_was_changed_is_damage(tmp_path):
+    store = save(tmp_path, 1, 2)
+    path = tmp_path / "step-000002" / "manifest.json"
+    path.write_text(path.read_text().replace('"retries": 3', '"retries": 4'))
+    assert_is(store.load_latest(), 1)
+
+
 def test_a_missing_file_is_damage(tmp_path):
     store = save(tmp_path, 1, 2, 3)
     (tmp_path / "step-000003" / "manifest.json").unlink()

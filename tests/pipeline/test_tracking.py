@@ -159,10 +159,10 @@ def test_a_run_has_all_that_was_logged_and_has_it_once_when_it_is_sent_again(
     for _ in range(2):
         tracker = Tracker(uri, experiment, folder)
         log_everything(tracker, folder)
-        log_steps(tracker, range(1500))
+        log_steps(tracker, range(1100))
         assert tracker.finish("FINISHED", timeout_s=120) == 0
         assert_has_everything(uri, tracker.mlflow_run_id)
-        assert curve(uri, tracker.mlflow_run_id) == expected_curve(1500)
+        assert curve(uri, tracker.mlflow_run_id) == expected_curve(1100)
         # As if the process had died before it could note how far it had come.
         (folder / "tracking" / "delivered.json").unlink()
 
