@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation import Evaluation, Summary
+if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
+    from pipeline.evaluation import Evaluation, Summary
 
 # Metric, column title, factor for display, and whether more is better.
 COLUMNS = (

@@ -1,0 +1,262 @@
+"""The command line: exit codes, one-line errors, and the JSON that scripts rely on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from jobs import cli
+from tests.processes import ROOT
+
+TINY = [
+    "workers.count=0",
+    "meta.steps=2",
+    "meta.batch_size=2",
+    "inner.num_steps=3",
+    "evaluation.num_steps=3",
+    "data.num_train_tasks=3",
+    "data.num_test_tasks=2",
+    "model.num_filters=4",
+    "task.num_ways=3",
+    "task.batch_size=6",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Runs of this module, which does without Ray and any server."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTERLOOP_HOME", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def outerloop(home):
+    """Runs a command in this process; gives its exit code and what it wrote."""
+
+    def call(*words):
+        with pytest.MonkeyPatch.context() as patch:
+            out, err = Captured(), Captured()
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            code = cli.run(words)
+        return code, str(out), str(err)
+
+    threads = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(threads)
+
+
+class Captured:
+    """What was written, also to a console that was made before the capture began."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.parts = []
+
+    def write(self, text):
+        self.parts.append(text)
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+    def __str__(self):
+        return "".join(self.parts)
+
+
+def last_json(out):
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def trained(outerloop):
+    """The run of a tiny experiment, by its JSON."""
+    code, out, err = outerloop("train", "quickstart", *TINY, "--json")
+    assert code == 0, err
+    return last_json(out)
+
+
+BAD_INPUT = {
+    "unknown experiment": (["train", "quickstrat"], "did you mean 'quickstart'?"),
+    "unknown section": (["train", "quickstart", "metaa.steps=3"], "did you mean 'meta'?"),
+    "unknown key": (["train", "quickstart", "meta.stepz=3"], "meta.stepz: unknown key"),
+    "no override": (["train", "quickstart", "meta.steps"], "expected key=value"),
+    "algorithm": (["train", "quickstart", "algorithm.name=maple"], "unknown meta-learner 'maple'"),
+    "option": (["train", "quickstart", "algorithm.options.norms=true"], "norms"),
+    "data set": (["train", "quickstart", "data.name=nope"], "data set 'nope'"),
+    "type": (["train", "quickstart", "meta.steps=many"], "meta.num_steps"),
+    "range": (["train", "quickstart", "inner.lr=-1"], "greater than 0; got -1"),
+    "baseline": (["train", "quickstart", "evaluation.baselines=[magic]"], "baseline 'magic'"),
+    "no experiment": (["train"], "expected EXPERIMENT"),
+    "missing file": (["show", "absent.yaml"], "absent.yaml: cannot be read"),
+    "unknown run": (["evaluate", "absent"], "unknown run 'absent'"),
+    "resume unknown run": (["train", "--resume", "absent"], "unknown run 'absent'"),
+    "no run": (["compare", str(ROOT)], "is no run"),
+    "fetch": (["data", "fetch", "nope"], "data set 'nope'"),
+    "unknown command": (["trian"], "trian"),
+    "unknown option": (["train", "--bogus"], "--bogus"),
+    "port": (["ui", "--port", "0"], "--port"),
+    "missing argument": (["evaluate"], "RUN"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), BAD_INPUT.values(), ids=list(BAD_INPUT))
+def test_bad_input_is_one_line_and_exit_2(words, said, outerloop, home):
+    before = sorted(os.listdir(home))
+    code, out, err = outerloop(*words, "--json")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert last_json(out) == {"error": err.removeprefix("error: ").strip(), "exit_code": 2}
+    assert sorted(os.listdir(home)) == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"- 1", b"", b"\xff\xfe\x00", b"seed: !!python/object:os.system {}"]
+)
+def test_yaml_that_is_none_is_refused(content, outerloop, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    code, _, err = outerloop("train", str(path))
+    assert (code, err.count("\n")) == (2, 1)
+    assert str(path) in err
+
+
+def test_missing_data_says_how_to_get_it(outerloop, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_DATA", str(tmp_path))
+    code, _, err = outerloop("train", "leap-omniglot", "workers.count=0")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "outerloop data fetch omniglot" in err
+
+
+def test_home_that_cannot_be_written_is_one_line(outerloop, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path / "file"))
+    code, _, err = outerloop("train", "quickstart", *TINY)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "OUTERLOOP_HOME" in err
+
+
+def test_failing_disk_is_one_line_and_exit_1(outerloop, trained, tmp_path):
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "compare.png"
+    code, _, err = outerloop("compare", trained["run_id"], "--plot", str(target))
+    assert (code, err.count("\n")) == (1, 1)
+    assert str(tmp_path / "file") in err
+
+
+def test_interrupt_is_exit_130(outerloop, monkeypatch):
+    def interrupted(console):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.datasets.show", interrupted)
+    code, out, err = outerloop("data", "list", "--json")
+    assert (code, err) == (130, "error: interrupted\n")
+    assert last_json(out) == {"error": "interrupted", "exit_code": 130}
+
+
+def test_train_reports_the_contract(trained, home):
+    keys = "run_id run_dir mlflow_run_id outer_steps inner_steps wall_s parameters_sha256 final"
+    assert set(keys.split()) <= trained.keys()
+    assert trained["outer_steps"] == 2
+    assert trained["inner_steps"] == 2 * 2 * 3
+    assert trained["run_dir"] == str(home / trained["run_id"])
+    assert set(trained["final"]["auc"]) >= {"mean", "ci95", "tasks"}
+    assert list(trained["baselines"]) == ["scratch"]
+    assert os.path.getsize(trained["plot"]) > 1000
+
+
+def test_evaluate_reports_the_same_figures_as_train(trained, outerloop):
+    code, out, _ = outerloop("--json", "evaluate", trained["run_id"])
+    methods = last_json(out)["methods"]
+    assert code == 0
+    assert methods == {"leap": trained["final"], **trained["baselines"]}
+
+
+def test_resume_goes_on_to_the_longer_budget(outerloop):
+    _, out, _ = outerloop("train", "quickstart", *TINY, "name=longer", "--json")
+    run = last_json(out)
+    code, out, _ = outerloop("train", "--resume", "longer", "meta.steps=3", "--json")
+    again = last_json(out)
+    assert (code, again["outer_steps"], again["run_id"]) == (0, 3, run["run_id"])
+    assert again["mlflow_run_id"] == run["mlflow_run_id"]
+    assert outerloop("train", "--resume", "longer", "inner.lr=0.5")[0] == 2
+
+
+def test_compare_shows_every_method_once(trained, outerloop):
+    other = [*TINY, "algorithm.name=reptile"]
+    _, out, _ = outerloop("train", "quickstart", *other, "--json")
+    ids = [trained["run_id"], last_json(out)["run_id"]]
+    code, out, _ = outerloop("compare", *ids, "--json")
+    result = last_json(out)
+    assert code == 0
+    assert result["runs"] == ids
+    assert list(result["methods"]) == ["leap", "reptile", "scratch"]
+    code, out, _ = outerloop("compare", *ids)
+    assert [line for line in out.splitlines() if len(line) > 80 and "plot:" not in line] == []
+    for method in result["methods"]:
+        assert f"│ {method}" in out
+
+
+def test_plain_output_of_train_says_where_to_look(outerloop, home):
+    code, out, err = outerloop("train", "quickstart", *TINY, "seed=5")
+    assert (code, err) == (0, "")
+    for text in ("step 2/2", "inner steps/s", "tasks in flight", "ETA", "outer grad", "loss"):
+        assert text in out
+    for text in ("scratch", str(home), "meta-test.png", "outerloop ui"):
+        assert text in out
+
+
+def test_experiments_list_is_quick_and_needs_no_torch():
+    script = (
+        "import sys; from jobs import cli; cli.run(['experiments']); print('torch' in sys.modules)"
+    )
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "quickstart" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+    assert time.monotonic() - begun < 30  # a second or so on an idle machine
+
+
+def test_real_command_exits_with_its_code():
+    command = [sys.executable, "-m", "jobs.cli"]
+    done = subprocess.run(
+        [*command, "--json", "show", "nope"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown experiment 'nope'")
+    assert "Traceback" not in done.stderr
+    assert last_json(done.stdout)["exit_code"] == 2
+
+
+def test_data_list_says_what_is_there(outerloop, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_DATA", str(tmp_path))
+    code, out, _ = outerloop("data", "list", "--json")
+    sets = last_json(out)["datasets"]
+    assert code == 0
+    assert sets["glyphs"]["present"]
+    assert not sets["omniglot"]["present"]
+
+
+def test_ui_without_runs_or_with_a_server_elsewhere(outerloop, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path))
+    code, _, err = outerloop("ui")
+    assert (code, err.count("\n")) == (2, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    code, out, _ = outerloop("ui")
+    assert code == 0
+    assert "http://mlflow.example:5000" in out
