@@ -162,21 +162,30 @@ def data_fetch(
 
 
 @bench.command("inner-loop")
-def bench_inner_loop(context: typer.Context) -> Result:
-    """Inner steps a second, against a plain PyTorch loop."""
+def bench_inner_loop(
+    context: typer.Context,
+    overrides: Overrides = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Compare bfloat16 with float32 too; takes minutes.")
+    ] = False,
+) -> Result:
+    """Inner steps a second on leap-omniglot, against a plain PyTorch loop."""
     from jobs import commands
     from jobs.bench import inner_loop
 
-    return commands.figures(context.obj, "bench inner-loop", inner_loop.run())
+    values = inner_loop.run(device=device, accuracy=accuracy, overrides=tuple(overrides or ()))
+    return commands.figures(context.obj, "bench inner-loop", values)
 
 
 @bench.command("pipeline")
-def bench_pipeline(context: typer.Context) -> Result:
-    """Throughput of the pipeline, against bare inner loops."""
+def bench_pipeline(context: typer.Context, overrides: Overrides = None) -> Result:
+    """Throughput of the pipeline on leap-omniglot, against bare inner loops."""
     from jobs import commands
     from jobs.bench import pipeline
 
-    return commands.figures(context.obj, "bench pipeline", pipeline.run())
+    values = pipeline.run(overrides=tuple(overrides or ()))
+    return commands.figures(context.obj, "bench pipeline", values)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,17 @@ def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
 
 def figures(console: Console, title: str, values: Result) -> Result:
     """Print the figures of a benchmark."""
-    rows = [
-        (key, f"{value:.4g}" if isinstance(value, float) else str(value))
-        for key, value in values.items()
-    ]
-    console.print(rows_table(title, ("figure", "value"), rows))
+    console.print(rows_table(title, ("figure", "value"), _flat(values)))
     return values
+
+
+def _flat(values: Result, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield dotted key and value of a tree of figures."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _training_result(console: Console, result: session.TrainResult) -> Result:
