@@ -16,18 +16,18 @@ from pipeline.errors import OuterloopError
 # What needs torch, Ray or MLflow is imported in the command that uses it: they take seconds.
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    add_completion=False, pretty_exceptions_enable=False,
     help="Meta-training on Ray: learn from many tasks how to learn new ones.",
 )  # fmt: skip
-data = typer.Typer(no_args_is_help=True, help="Data sets: where they are, how to get them.")
-bench = typer.Typer(no_args_is_help=True, help="Throughput figures, with ratio to a baseline.")
+data = typer.Typer(help="Data sets: where they are, how to get them.")
+bench = typer.Typer(help="Throughput figures, with ratio to a baseline.")
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 
 Result = dict[str, Any]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. meta.steps=50 algorithm.name=reptile"),
+    typer.Argument(metavar="KEY=VALUE", help="e.g. meta.steps=50 algorithm.name=reptile"),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a folder.")]
 
@@ -200,9 +200,11 @@ def run(arguments: Sequence[str]) -> int:
     subcommand, stdout ends with the command's result or its `error` and `exit_code`.
     """
     as_json = "--json" in arguments
-    words = [word for word in arguments if word != "--json"]
+    words = [word for word in arguments if word != "--json"] or ["--help"]
     try:
-        result = app(args=["--json"] * as_json + words, standalone_mode=False)
+        result = app(
+            args=["--json"] * as_json + words, prog_name="outerloop", standalone_mode=False
+        )
     except Exception as error:
         return _report(*_line_and_code(error), as_json)
     if result == 130:  # typer's answer to KeyboardInterrupt
@@ -219,7 +221,7 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, OuterloopError):
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # a usage error; its class is private to typer
-        return str(error.format_message()), 2
+        return f"{error.format_message()} (see `outerloop --help`)", 2
     if isinstance(error, typer.Abort):
         return "interrupted", 130
     if isinstance(error, OSError):

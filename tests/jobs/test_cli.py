@@ -108,6 +108,7 @@ BAD_INPUT = {
     "unknown option": (["train", "--bogus"], "--bogus"),
     "port": (["ui", "--port", "0"], "--port"),
     "missing argument": (["evaluate"], "RUN"),
+    "missing subcommand": (["data"], "outerloop --help"),
 }
 
 
