@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
@@ -17,6 +17,7 @@ from pipeline.network import build_network, initial_outer_parameters
 from pipeline.tasks import task_family
 from pipeline.worker import PRECISIONS
 
+BLOCK = 10  # calls timed together
 MATRIX_SIDE = 1024  # of the product that stands for the core's peak
 
 
@@ -60,13 +61,13 @@ def _part_figures(experiment: Experiment, repeats: int) -> dict[str, float]:
     update = InnerOptimizer("sgd", lr=0.0).start(vector)  # does its work but moves nothing
     loss = torch.zeros(())
     parts = {
-        "step": lambda: loop.run(1),
-        "augmentation": lambda: task.minibatch(loop.step),  # type: ignore[attr-defined]
-        "loss": lambda: _backward(loop, precision),
-        "fold": lambda: fold.observe(loss, vector.grads, vector.values),
-        "update": lambda: update.apply(torch.linalg.vector_norm(vector.grads)),
+        "step": lambda: loop.run(BLOCK),
+        "augmentation": _block(lambda: task.minibatch(loop.step)),  # type: ignore[attr-defined]
+        "loss": _block(lambda: _backward(loop, precision)),
+        "fold": _block(lambda: fold.observe(loss, vector.grads, vector.values)),
+        "update": _block(lambda: update.apply(torch.linalg.vector_norm(vector.grads))),
     }
-    ms = _interleaved_ms(parts, repeats)
+    ms = {name: value / BLOCK for name, value in _interleaved_ms(parts, repeats).items()}
     with FlopCounterMode(display=False) as counter:
         _backward(loop, precision)
     gflop, rate = counter.get_total_flops() / 1e9, _matmul_gflop_per_s(precision)
@@ -92,23 +93,28 @@ def _backward(loop: InnerLoop, precision: torch.dtype) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _interleaved_ms(
-    parts: dict[str, Callable[[], object]], repeats: int, block: int = 10
-) -> dict[str, float]:
-    """Return the median milliseconds of each part, over blocks of calls that take turns."""
+def _block(part: Callable[[], object]) -> Callable[[], None]:
+    def call() -> None:
+        for _ in range(BLOCK):
+            part()
+
+    return call
+
+
+def _interleaved_ms(parts: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median milliseconds of each part; parts take turns, after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(repeats + 1):
         for name, part in parts.items():
             start = time.perf_counter()
-            for _ in range(block):
-                part()
-            seconds[name].append((time.perf_counter() - start) / block)
-    return {name: 1e3 * median(values[1:]) for name, values in seconds.items()}  # first: warm-up
+            part()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * median(values[1:]) for name, values in seconds.items()}
 
 
 def _matmul_gflop_per_s(dtype: torch.dtype, repeats: int = 10) -> float:
     side = MATRIX_SIDE
     left: Tensor = torch.randn(side, side).to(dtype)
     right = torch.randn(side, side).to(dtype)
-    ms = _interleaved_ms({"matmul": lambda: left @ right}, repeats, block=1)["matmul"]
+    ms = _interleaved_ms({"matmul": lambda: left @ right}, repeats)["matmul"]
     return 2 * side**3 / ms / 1e6
