@@ -187,10 +187,7 @@ class RayBackend:
                 raise cause from None
             raise RunFailedError(f"the aggregator failed: {_first_line(cause)}") from error
         except RayError as error:
-            raise RunFailedError(
-                f"the aggregator was lost: {_first_line(error)}; "
-                "go on with: outerloop train --resume"
-            ) from None
+            raise RunFailedError(f"the aggregator was lost: {_first_line(error)}") from None
 
 
 def connect(experiment: Experiment) -> bool:

@@ -26,7 +26,8 @@ class StopRequest:
     def listening(self) -> Iterator[StopRequest]:
         """Take SIGINT and SIGTERM as requests while the block runs; a second SIGINT is at once.
 
-        Only a process's main thread may do this; elsewhere signals stay as they are.
+        Only a process's main thread may do this; elsewhere signals stay as they are. To be
+        entered after Ray has started, which puts handlers of its own in place that abort.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self

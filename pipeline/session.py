@@ -17,7 +17,7 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment, apply_override, build_experiment, read_yaml, to_yaml
 from pipeline.dispatcher import Counters
-from pipeline.errors import BadInputError, InterruptedRunError, OuterloopError
+from pipeline.errors import BadInputError, InterruptedRunError, OuterloopError, RunFailedError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.files import write_atomic
 from pipeline.interrupt import StopRequest
@@ -59,7 +59,7 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     Raises BadInputError before anything is written when the experiment cannot be run here.
     """
     check_baselines(experiment.evaluation.baselines, experiment)
-    with StopRequest().listening() as stop, open_backend(experiment, Start()) as backend:
+    with open_backend(experiment, Start()) as backend, StopRequest().listening() as stop:
         run = RunFolder.create(experiment)
         return _Session(run, experiment, backend, stop, progress, None).train()
 
@@ -76,7 +76,7 @@ def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Trai
             "steps; give at least as many"
         )
     start = Start() if checkpoint is None else Start(run.checkpoints, checkpoint.step)
-    with StopRequest().listening() as stop, open_backend(experiment, start) as backend:
+    with open_backend(experiment, start) as backend, StopRequest().listening() as stop:
         write_atomic(run.config, to_yaml(experiment).encode())
         return _Session(run, experiment, backend, stop, progress, checkpoint).train()
 
@@ -94,7 +94,7 @@ def evaluate(
     baselines = experiment.evaluation.baselines if baselines is None else tuple(baselines)
     check_baselines(baselines, experiment)
     start = Start(run.checkpoints, checkpoint.step)
-    with StopRequest().listening() as stop, open_backend(experiment, start) as backend:
+    with open_backend(experiment, start) as backend, StopRequest().listening() as stop:
         session = _Session(run, experiment, backend, stop, progress, checkpoint)
         return session.evaluate(baselines)
 
@@ -174,7 +174,7 @@ class _Session:
 
     def train(self) -> TrainResult:
         """Meta-train to the end, meta-test, and put all of it on record."""
-        with self._logged(), self._tracked():
+        with self._logged(), self._tracked(), self._resumable():
             self._describe()
             steps_before = self._books.counters.inner_steps
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
@@ -293,6 +293,18 @@ class _Session:
             self._experiment.model_dump(mode="json"),
         )
         return summary
+
+    @contextmanager
+    def _resumable(self) -> Iterator[None]:
+        """Add to what ends the run how to go on with it."""
+        try:
+            yield
+        except (InterruptedRunError, RunFailedError) as error:
+            step = max(self._books.checkpoints.steps(), default=0)
+            raise type(error)(
+                f"{error}; checkpoint at outer step {step}; "
+                f"go on with: outerloop train --resume {self._run.run_id}"
+            ) from error
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:

@@ -220,7 +220,7 @@ class Trainer:
         if bad > bound:
             raise RunFailedError(
                 f"{bad} tasks in a row were not finite (meta.max_bad_tasks is {bound}); "
-                "a checkpoint is written; try a smaller inner.lr or outer.lr"
+                "try a smaller inner.lr or outer.lr"
             )
 
     def _report(

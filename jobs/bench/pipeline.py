@@ -134,7 +134,7 @@ class _CountingBackend(RayBackend):
     def fold(self, segment: Segment) -> None:
         """Count, once for every kind of segment: serialising takes time of its own."""
         if not self._totals.driver_steps:
-            self._totals.driver_bytes = len(ray.cloudpickle.dumps(segment))
+            self._totals.driver_bytes = len(ray.cloudpickle.dumps(segment))  # type: ignore[no-untyped-call]
             self._totals.driver_steps = segment.rows.num_rows
         super().fold(segment)
 

@@ -84,8 +84,12 @@ def test_a_task_whose_own_code_raised_is_not_tried_again():
 def test_a_request_to_stop_is_seen_between_two_segments():
     stop = StopRequest()
     seen = []
-    with pytest.raises(InterruptedRunError, match="SIGTERM"):
+
+    def run_until_stopped():
         for segment in dispatcher(FakeBackend(), stop=stop).run(specs(5)):
             seen.append(segment)
             stop.signal_name = "SIGTERM"
+
+    with pytest.raises(InterruptedRunError, match="SIGTERM"):
+        run_until_stopped()
     assert len(seen) == 1

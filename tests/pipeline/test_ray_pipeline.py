@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -128,10 +129,8 @@ def test_stop_and_resume_with_another_number_of_workers_changes_no_bit(
 
 def test_the_driver_sees_references_and_scalars_only(local_ray, tmp_path):
     """I4: what reaches the driver does not grow with the number of parameters."""
-    import pickle
 
-    sizes = {}
-    for num_filters in (8, 64):
+    def bytes_a_segment(num_filters):
         with Session(tmp_path / str(num_filters), model={"num_filters": num_filters}) as session:
             seen = []
             fold = session.backend.fold
@@ -140,9 +139,9 @@ def test_the_driver_sees_references_and_scalars_only(local_ray, tmp_path):
             for segment in seen:
                 for share in segment.pieces:
                     assert all(isinstance(p.values, local_ray.ObjectRef) for p in share)
-            rows = [segment.rows for segment in seen]
-            sizes[num_filters] = sum(len(pickle.dumps(r)) for r in rows) / len(rows)
-    assert sizes[64] == pytest.approx(sizes[8], rel=0.02)
+            return sum(len(pickle.dumps(segment.rows)) for segment in seen) / len(seen)
+
+    assert bytes_a_segment(64) == pytest.approx(bytes_a_segment(8), rel=0.02)
 
 
 def test_a_task_that_raises_ends_the_run_with_a_line_and_a_checkpoint(local_ray, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_trajectories_hold_every_inner_step_of_every_task_once(tmp_path):
         path = [
             r["path_length"] for r in table.to_pylist() if (r["task"], r["meta_step"]) == (task, 0)
         ]
-        assert all(a < b for a, b in zip(path, path[1:], strict=False))
+        assert all(a < b for a, b in pairwise(path))
 
 
 def test_a_multi_headed_task_trains_its_own_output_layer_only(tmp_path):

@@ -1,0 +1,97 @@
+"""SIGTERM at the real command over real Ray: a checkpoint, exit 130, and a resume that changes
+no bit of the result and no point of the curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+OUTERLOOP = Path(sys.executable).with_name("outerloop")
+TINY = [
+    "data.num_train_tasks=4",
+    "data.num_test_tasks=2",
+    "task.num_ways=5",
+    "model.num_filters=8",
+    "inner.num_steps=20",
+    "inner.segment_steps=5",
+    "meta.batch_size=4",
+    "meta.num_steps=12",
+    "checkpoint.every=100",
+    "evaluation.num_steps=5",
+]
+
+
+def command(home: Path, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OUTERLOOP_HOME": str(home)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [OUTERLOOP, "--json", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(process: subprocess.Popen[str]) -> tuple[int, dict]:
+    output, errors = process.communicate(timeout=240)
+    assert "Traceback" not in errors, errors
+    return process.returncode, json.loads(output.strip().splitlines()[-1])
+
+
+def wait_for_outer_step(home: Path, process: subprocess.Popen[str]) -> Path:
+    """Return the run's folder once its first outer step is on record."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for log in home.glob("*/tracking/metrics.jsonl"):
+            if b"outer/grad_norm" in log.read_bytes():
+                return log.parent.parent
+        time.sleep(0.05)
+    raise AssertionError(process.communicate())
+
+
+def points(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    run = client.get_run(run_id)
+    return {
+        key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
+        for key in run.data.metrics
+    }
+
+
+def test_sigterm_then_resume_gives_the_undisturbed_result_and_curves(tmp_path):
+    whole = command(tmp_path / "whole", "train", "quickstart", "workers.count=0", *TINY)
+    broken = command(tmp_path / "broken", "train", "quickstart", "workers.count=1", *TINY)
+    folder = wait_for_outer_step(tmp_path / "broken", broken)
+    broken.send_signal(signal.SIGTERM)
+    code, said = answer(broken)
+    assert (code, said["exit_code"]) == (130, 130)
+    assert "SIGTERM" in said["error"]
+    assert f"outerloop train --resume {folder.name}" in said["error"]
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert 0 < int(checkpoint.name.removeprefix("step-")) < 12
+
+    resumed = command(tmp_path / "broken", "train", "--resume", folder.name, "workers.count=2")
+    code, ours = answer(resumed)
+    assert code == 0
+    code, theirs = answer(whole)
+    assert code == 0
+    assert ours["parameters_sha256"] == theirs["parameters_sha256"]
+    assert ours["inner_steps"] == theirs["inner_steps"] == 12 * 4 * 20
+    assert ours["final"] == theirs["final"]
+
+    curves = points(ours["tracking_uri"], ours["mlflow_run_id"])
+    undisturbed = points(theirs["tracking_uri"], theirs["mlflow_run_id"])
+    assert [step for step, _ in curves["train/loss"]] == list(range(1, 13))
+    for key in ("train/loss", "outer/grad_norm", "eval/test/auc"):
+        assert curves[key] == undisturbed[key], key
