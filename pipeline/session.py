@@ -224,8 +224,10 @@ class _Session:
         for split, context in splits:
             count = self._family.num_tasks(split)
             names = ", ".join(self._family.task_name(split, i) for i in range(count))
-            profile = {"tasks": count, "names": names}
-            self._tracker.log_dataset(data.name, data.digest, data.source, context, profile)
+            # Which tasks are part of what was used: two splits of one data set differ.
+            digest = hashlib.sha256(f"{data.digest} {names}".encode()).hexdigest()
+            name, profile = f"{data.name} {split}", {"tasks": count, "names": names}
+            self._tracker.log_dataset(name, digest, data.source, context, profile)
         self._tracker.log_artifact(self._run.config)
 
     def _meta_test(self, baselines: Sequence[str]) -> Evaluation:
