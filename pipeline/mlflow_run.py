@@ -6,6 +6,7 @@ thread of its own and tries again. Each call may be repeated without changing th
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import logging
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.files import sync_file, sync_folder, temporary_beside
 from pipeline.metric_log import MetricPoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SQLITE = "sqlite:///"
 MAX_PARAMS_IN_A_REQUEST = 100
 MAX_TAGS_IN_A_REQUEST = 100
 MAX_DIGEST_CHARACTERS = 36
@@ -213,4 +216,30 @@ def _connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    database = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not database.exists():
+        _create_database(database)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create_database(path: Path) -> None:
+    """Set up a new sqlite store, which is at `path` whole or not at all.
+
+    Setting up takes seconds, and MLflow can never again open a store that was left half made by
+    a process that was killed, or had no room. So it is made under another name and linked to
+    its own; if another process was quicker, its store stays.
+    """
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        uri = f"{SQLITE}{temporary}"
+        MlflowClient(tracking_uri=uri, registry_uri=uri)
+        sync_file(temporary)
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        for leftover in path.parent.glob(f"{temporary.name}*"):  # with sqlite's own journal
+            leftover.unlink(missing_ok=True)
