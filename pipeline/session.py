@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.backend import Backend
-from pipeline.checkpoint import Checkpoint, CheckpointStore
+from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment, apply_override, build_experiment, read_yaml, to_yaml
-from pipeline.dispatcher import Counters
-from pipeline.errors import BadInputError, InterruptedRunError, OuterloopError, RunFailedError
-from pipeline.evaluation import Evaluation, learner_of, protocol_of
-from pipeline.files import write_atomic
+from pipeline.errors import BadInputError
+from pipeline.evaluation import Evaluation
+from pipeline.files import disk_errors, write_atomic
 from pipeline.interrupt import StopRequest
-from pipeline.metric_log import read_curve
-from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
-from pipeline.runs import RunFolder, home
+from pipeline.run_session import RunSession, TrainResult
+from pipeline.runs import RunFolder
 from pipeline.server import Start
 from pipeline.tasks import task_family
-from pipeline.tasks.family import Split
-from pipeline.tracking import Tracker, tracking_uri
-from pipeline.trainer import Books, Trainer
-from pipeline.trajectories import TrajectoryWriter
+
+__all__ = ["TrainResult", "evaluate", "resume", "train"]
 
 BASELINES = ("scratch",)
 # What a resumed run may change: how long it goes on and where it runs, not what it computes.
 RESUMABLE = ("meta.num_steps", "meta.steps", "workers.", "checkpoint.", "tracking.", "evaluation.")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What `outerloop train` prints at its end."""
-
-    run_id: str
-    run_dir: Path
-    mlflow_run_id: str
-    outer_steps: int
-    inner_steps: int
-    wall_s: float
-    parameters_sha256: str  # of the flat float32 outer parameters
-    evaluation: Evaluation | None
-    plot: Path | None
-    tracking_uri: str
 
 
 def train(experiment: Experiment, progress: Progress) -> TrainResult:
@@ -61,7 +36,7 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     check_baselines(experiment.evaluation.baselines, experiment)
     with open_backend(experiment, Start()) as backend, StopRequest().listening() as stop:
         run = RunFolder.create(experiment)
-        return _Session(run, experiment, backend, stop, progress, None).train()
+        return RunSession(run, experiment, backend, stop, progress, None).train()
 
 
 def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
@@ -77,8 +52,9 @@ def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Trai
         )
     start = Start() if checkpoint is None else Start(run.checkpoints, checkpoint.step)
     with open_backend(experiment, start) as backend, StopRequest().listening() as stop:
-        write_atomic(run.config, to_yaml(experiment).encode())
-        return _Session(run, experiment, backend, stop, progress, checkpoint).train()
+        with disk_errors(f"{run.config}", "mend the folder, then resume"):
+            write_atomic(run.config, to_yaml(experiment).encode())
+        return RunSession(run, experiment, backend, stop, progress, checkpoint).train()
 
 
 def evaluate(
@@ -95,7 +71,7 @@ def evaluate(
     check_baselines(baselines, experiment)
     start = Start(run.checkpoints, checkpoint.step)
     with open_backend(experiment, start) as backend, StopRequest().listening() as stop:
-        session = _Session(run, experiment, backend, stop, progress, checkpoint)
+        session = RunSession(run, experiment, backend, stop, progress, checkpoint)
         return session.evaluate(baselines)
 
 
@@ -141,215 +117,3 @@ def _resumed_experiment(run: RunFolder, overrides: Sequence[str]) -> Experiment:
             )
         apply_override(tree, text)
     return build_experiment(tree, source=str(run.config))
-
-
-class _Session:
-    """One process's work on one run: its Trainer, its books and its tracker."""
-
-    def __init__(
-        self,
-        run: RunFolder,
-        experiment: Experiment,
-        backend: Backend,
-        stop: StopRequest,
-        progress: Progress,
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        self._run = run
-        self._experiment = experiment
-        self._progress = progress
-        self._family = task_family(experiment, torch.device("cpu"))
-        self._uri = tracking_uri(experiment.tracking.uri, home())
-        self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path)
-        self._books = Books(
-            CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep),
-            TrajectoryWriter(run.trajectories),
-            self._tracker,
-            Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
-        )
-        version = checkpoint.step if checkpoint else 0
-        self._trainer = Trainer(experiment, backend, self._books, stop, progress, version)
-        self._first_version = version
-        self._begun = time.monotonic()
-
-    def train(self) -> TrainResult:
-        """Meta-train to the end, meta-test, and put all of it on record."""
-        with self._logged(), self._tracked(), self._resumable():
-            self._describe()
-            steps_before = self._books.counters.inner_steps
-            every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
-            while self._trainer.version < last:
-                here = self._trainer.version
-                self._trainer.train(min(last, here + every - here % every) if every else last)
-                if every and self._trainer.version < last:
-                    self._record(self._meta_test(()))
-            trained_s = time.monotonic() - self._begun
-            steps = self._books.counters.inner_steps - steps_before
-            self._trainer.train(last)  # writes the checkpoint of a run of no steps
-            evaluation, plot = self._full_meta_test(self._experiment.evaluation.baselines)
-            summary = self._summarise(evaluation, steps / trained_s)
-        return TrainResult(
-            run_id=self._run.run_id,
-            run_dir=self._run.path,
-            mlflow_run_id=self._tracker.mlflow_run_id or "",
-            outer_steps=self._trainer.version,
-            inner_steps=self._books.counters.inner_steps,
-            wall_s=time.monotonic() - self._begun,
-            parameters_sha256=summary["parameters_sha256"],
-            evaluation=evaluation,
-            plot=plot,
-            tracking_uri=self._uri,
-        )
-
-    def evaluate(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
-        """Meta-test only, and put it on record."""
-        with self._logged(), self._tracked():
-            evaluation, plot = self._full_meta_test(baselines)
-            self._summarise(evaluation, None)
-        return evaluation, plot
-
-    def _describe(self) -> None:
-        """Tell the tracker what run this is, before its first step."""
-        data = self._family.dataset
-        self._tracker.set_status("RUNNING")
-        self._tracker.log_params(self._experiment.model_dump(mode="json"))
-        self._tracker.set_tags(
-            {
-                "outerloop.experiment": self._experiment.name,
-                "outerloop.algorithm": self._experiment.algorithm.name,
-                "outerloop.run_dir": str(self._run.path),
-            }
-        )
-        splits: tuple[tuple[Split, str], ...] = (("train", "meta-training"), ("test", "meta-test"))
-        for split, context in splits:
-            count = self._family.num_tasks(split)
-            names = ", ".join(self._family.task_name(split, i) for i in range(count))
-            # Which tasks are part of what was used: two splits of one data set differ.
-            digest = hashlib.sha256(f"{data.digest} {names}".encode()).hexdigest()
-            name, profile = f"{data.name} {split}", {"tasks": count, "names": names}
-            self._tracker.log_dataset(name, digest, data.source, context, profile)
-        self._tracker.log_artifact(self._run.config)
-
-    def _meta_test(self, baselines: Sequence[str]) -> Evaluation:
-        own = self._experiment.algorithm.name
-        count = self._family.num_tasks("test")
-        names = [self._family.task_name("test", i) for i in range(count)]
-        return Evaluation(
-            curves=tuple(self._trainer.meta_test([own, *baselines], count)),
-            protocol=protocol_of(self._experiment, names),
-            method=own,
-            run_id=self._run.run_id,
-            learner=learner_of(self._experiment),
-        )
-
-    def _full_meta_test(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
-        evaluation = self._meta_test(baselines)
-        self._record(evaluation)
-        evaluation.to_parquet(self._run.evaluation)
-        plot = plot_evaluation(evaluation, self._run.plots / "meta-test.png")
-        self._plot_meta_training()
-        for path in sorted(self._run.plots.glob("*.png")):
-            self._tracker.log_artifact(path, "plots")
-        for path in sorted(self._run.evaluation.glob("*.parquet")):
-            self._tracker.log_artifact(path, "evaluation")
-        return evaluation, plot
-
-    def _record(self, evaluation: Evaluation) -> None:
-        """Log a meta-test's means as metrics at the present outer step."""
-        figures: dict[str, float] = {}
-        for method, metrics in evaluation.summary().items():
-            split = "test" if method == evaluation.method else f"test-{method}"
-            figures |= {f"eval/{split}/{name}": row["mean"] for name, row in metrics.items()}
-        self._tracker.log_metrics(self._trainer.version, figures)
-
-    def _plot_meta_training(self) -> None:
-        first = read_curve(self._run.metrics, "train/loss_first")
-        last = read_curve(self._run.metrics, "train/loss_last")
-        if first:
-            steps = [step for step, _ in first]
-            losses_first, losses_last = ([value for _, value in curve] for curve in (first, last))
-            path = self._run.plots / "meta-training.png"
-            plot_meta_training(steps, losses_first, losses_last, path)
-
-    def _summarise(self, evaluation: Evaluation, steps_per_s: float | None) -> dict[str, Any]:
-        """Write summary.json and hand the model to the tracker."""
-        checkpoint = self._books.checkpoints.load_latest()
-        assert checkpoint is not None
-        summary = self._run.read_summary()
-        methods = evaluation.summary()
-        summary |= {
-            "final": methods[evaluation.method],
-            "baselines": {name: row for name, row in methods.items() if name != evaluation.method},
-            "counts": asdict(self._books.counters) | {"outer_steps": checkpoint.step},
-            "parameters_sha256": hashlib.sha256(checkpoint.params.tobytes()).hexdigest(),
-        }
-        if steps_per_s:
-            summary["throughput"] = {"inner_steps_per_s": steps_per_s}
-        self._run.write_summary(summary)
-        self._tracker.log_artifact(self._run.summary)
-        files = sorted((self._run.checkpoints / f"step-{checkpoint.step:06d}").glob("shard-*"))
-        self._tracker.log_model(
-            self._experiment.name,
-            checkpoint.step,
-            [*files, self._run.config],
-            self._experiment.model_dump(mode="json"),
-        )
-        return summary
-
-    @contextmanager
-    def _resumable(self) -> Iterator[None]:
-        """Add to what ends the run how to go on with it."""
-        try:
-            yield
-        except (InterruptedRunError, RunFailedError) as error:
-            step = max(self._books.checkpoints.steps(), default=0)
-            raise type(error)(
-                f"{error}; checkpoint at outer step {step}; "
-                f"go on with: outerloop train --resume {self._run.run_id}"
-            ) from error
-
-    @contextmanager
-    def _tracked(self) -> Iterator[None]:
-        """End tracking with the status in which the block ends."""
-        try:
-            yield
-        except (InterruptedRunError, KeyboardInterrupt):
-            self._tracker.finish("KILLED")
-            raise
-        except BaseException:
-            self._tracker.finish("FAILED")
-            raise
-        self._tracker.finish("FINISHED")
-
-    @contextmanager
-    def _logged(self) -> Iterator[None]:
-        """Send what the pipeline logs to log.txt, and warnings to the one who watches too."""
-        handlers = [logging.FileHandler(self._run.log), _ProgressHandler(self._progress)]
-        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root = logging.getLogger("pipeline")
-        level = root.level
-        root.setLevel(logging.INFO)
-        for handler in handlers:
-            root.addHandler(handler)
-        try:
-            yield
-        except OuterloopError as error:
-            root.info("ended: %s", error)
-            raise
-        finally:
-            root.setLevel(level)
-            for handler in handlers:
-                root.removeHandler(handler)
-                handler.close()
-
-
-class _ProgressHandler(logging.Handler):
-    """Shows warnings to whoever watches."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(logging.WARNING)
-        self._progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Pass the message on."""
-        self._progress.message(record.getMessage())
