@@ -1,4 +1,4 @@
-"""What a meta-test reports: accuracy, area under a learning curve, confidence intervals."""
+"""What a meta-test reports: area under a learning curve, confidence intervals."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share (shape []) of examples whose largest logit is their label's.
-
-    Args:
-        logits: [B, classes].
-        labels: [B], integers.
-    """
-    return (logits.argmax(dim=-1) == labels).float().mean()
 
 
 def area_under_curve(errors: ArrayLike) -> float:

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from algorithms.scoring import area_under_curve, confidence_interval_95
 from pipeline.config import field_rows
@@ -65,7 +64,7 @@ class TaskCurve:
     method: str
     task: str
     repeat: int  # from 0
-    losses: npt.NDArray[np.float32]  # [K], of each step's minibatch; fewer if it diverged
+    losses: npt.NDArray[np.float32]  # [K], of each step's minibatch
     errors: npt.NDArray[np.float32]  # [K], share of that minibatch misclassified
     metrics: dict[str, float]  # on the task's held-out data after the last step: accuracy, loss
     seed: int = 0  # of the run; `compare` fills it in where runs of several seeds meet
@@ -76,21 +75,23 @@ class TaskCurve:
 
     def figures(self) -> dict[str, float]:
         """Return what the curve comes to: `auc`, the mean training error, and its metrics."""
-        return {"auc": area_under_curve(torch.tensor(self.errors)), **self.metrics}
+        return {"auc": area_under_curve(self.errors), **self.metrics}
 
-    def completed(self, num_steps: int) -> TaskCurve:
-        """Return the curve with all of `num_steps` steps, also where the adaptation diverged.
+    def judged(self) -> TaskCurve:
+        """Return the curve as it counts: where the adaptation diverged, as wrong from there on.
 
-        A network whose numbers are no longer finite classifies nothing: from there on its
-        error is 1, in the end its accuracy is 0, and its loss is NaN.
+        A network whose numbers are no longer finite classifies nothing, but its argmax is still
+        an index, right as often as chance. So from the first loss on that is not finite, the
+        held-out one included, the error is 1 and the loss NaN; in the end the accuracy is 0.
         """
-        missing = num_steps - len(self.errors)
-        if self.metrics and not missing:
+        finite = np.isfinite(self.losses)
+        if finite.all() and math.isfinite(self.metrics.get("loss", 0.0)):
             return self
+        diverged = np.logical_or.accumulate(~finite)  # and never comes back
         return replace(
             self,
-            losses=np.append(self.losses, np.full(missing, np.nan, np.float32)),
-            errors=np.append(self.errors, np.ones(missing, np.float32)),
+            losses=np.where(diverged, np.float32(np.nan), self.losses),
+            errors=np.where(diverged, np.float32(1), self.errors),
             metrics={"accuracy": 0.0, "error": 1.0, "loss": math.nan},
         )
 
@@ -99,7 +100,7 @@ class TaskCurve:
 class Evaluation:
     """The meta-test of a run, or of several that are compared."""
 
-    curves: tuple[TaskCurve, ...]
+    curves: tuple[TaskCurve, ...]  # as they were measured
     protocol: dict[str, Any]  # what all methods shared, by key of the configuration
     method: str = ""  # which of the methods is the run's own; the others are baselines
     run_id: str = ""
@@ -111,9 +112,8 @@ class Evaluation:
         return tuple(dict.fromkeys(curve.method for curve in self.curves))
 
     def of_method(self, method: str) -> list[TaskCurve]:
-        """Return the curves of `method`, all of one length."""
-        num_steps = self.protocol["evaluation.num_steps"]
-        return [curve.completed(num_steps) for curve in self.curves if curve.method == method]
+        """Return the curves of `method` as they count."""
+        return [curve.judged() for curve in self.curves if curve.method == method]
 
     @cached_property
     def _summary(self) -> Summary:
@@ -123,9 +123,10 @@ class Evaluation:
         """Return {method: {metric: {mean, ci95, tasks, seeds}}}.
 
         Metrics are `auc` (mean training error over the steps), and the held-out ones that all
-        curves have. Repeats of a task are averaged first. The 95 % interval, mean ± ci95, is
-        over tasks; with several seeds it is over (task, seed) pairs, which are taken for
-        independent although a task under two seeds is still the same task.
+        curves have; one that diverged has no loss, so that the mean loss is NaN (null in JSON)
+        and the other metrics count it as wrong. Repeats of a task are averaged first. The 95 %
+        interval, mean ± ci95, is over tasks; with several seeds it is over (task, seed) pairs,
+        which are taken for independent although a task under two seeds is still the same task.
         """
         return self._summary
 

@@ -4,10 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from algorithms.scoring import (
-    accuracy,
     area_under_curve,
     confidence_interval_95,
     student_t_quantile_975,
@@ -63,12 +61,7 @@ def test_one_value_has_no_spread_and_none_is_refused():
 
 
 def test_area_under_the_curve_is_the_mean_error_over_the_steps():
-    assert area_under_curve(torch.tensor([1.0, 0.5, 0.0])) == 0.5
+    assert area_under_curve([1.0, 0.5, 0.0]) == 0.5
     assert area_under_curve(np.array([0.2], dtype=np.float32)) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="at least one step"):
         area_under_curve([])
-
-
-def test_accuracy_is_the_share_of_largest_logits_on_the_label():
-    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [1.0, 0.0]])
-    assert accuracy(logits, torch.tensor([0, 1, 1, 0])) == 0.75

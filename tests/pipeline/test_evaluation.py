@@ -1,5 +1,7 @@
 """The meta-test's figures, files, comparison and plots."""
 
+import io
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -7,12 +9,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from jobs.tables import evaluation_table
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, learner_of, protocol_of
+from pipeline.local import LocalBackend
 from pipeline.plots import mean_and_band, plot_evaluation, plot_meta_training
+from pipeline.runs import json_text
+from pipeline.server import Start
+from tests.pipeline.runs_for_tests import make_trainer, tiny
 
 T_975_OF_2 = 4.302652729911275  # Student's t, two degrees of freedom
 NUM_STEPS = 4
@@ -59,12 +67,47 @@ def test_interval_is_over_tasks_and_repeats_are_averaged_first():
     assert (got["tasks"], got["seeds"]) == (3, 1)
 
 
-def test_diverged_adaptation_counts_as_wrong_from_there_on():
-    short = replace(curve(error=0.5, num_steps=2), metrics={})
-    figures = evaluation([short]).summary()["leap"]
+@pytest.mark.parametrize("not_finite", [math.nan, math.inf])
+def test_diverged_adaptation_counts_as_wrong_from_there_on(not_finite):
+    losses = np.array([1.0, 2.0, not_finite, 3.0], np.float32)
+    one = replace(curve(error=0.5, accuracy=0.2), losses=losses)
+    figures = evaluation([one]).summary()["leap"]
     assert figures["auc"]["mean"] == 0.75  # two steps at 0.5, two at 1
     assert figures["accuracy"]["mean"] == 0
     assert math.isnan(figures["loss"]["mean"])
+
+
+def test_last_update_that_diverges_counts_as_wrong_on_held_out_data():
+    one = replace(curve(error=0.5), metrics={"accuracy": 0.2, "error": 0.8, "loss": math.nan})
+    figures = evaluation([one]).summary()["leap"]
+    assert [figures[name]["mean"] for name in ("auc", "accuracy", "error")] == [0.5, 0, 1]
+
+
+def test_divergence_as_the_worker_makes_it_is_no_chance_level(tmp_path):
+    """The worker goes on to the last step, and a network of NaN is right as often as chance."""
+    steps = 8
+    experiment = tiny(inner={"lr": 1e10}, evaluation={"num_steps": steps})
+    trainer = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)[0]
+    curves = trainer.meta_test(["leap"], 2)
+    assert all(one.errors.shape == (steps,) and one.errors[-3:].min() < 1 for one in curves)
+    assert all(one.metrics["accuracy"] == pytest.approx(1 / 5) for one in curves)
+    finite_steps = [int(np.isfinite(one.losses).sum()) for one in curves]
+    assert all(0 < count < steps - 3 for count in finite_steps)
+
+    measured = evaluation(curves, num_steps=steps)
+    measured.to_parquet(tmp_path)
+    for result in (measured, Evaluation.from_parquet(tmp_path), compare([measured])):
+        figures = json.loads(json_text(result.summary()))["leap"]
+        expected = [
+            (one.errors[:count].sum() + steps - count) / steps
+            for one, count in zip(curves, finite_steps, strict=True)
+        ]
+        assert figures["auc"]["mean"] == pytest.approx(statistics.fmean(expected))
+        assert [figures[name]["mean"] for name in ("accuracy", "error", "loss")] == [0, 1, None]
+    plot_evaluation(measured, tmp_path / "plot.png")
+    drawn = Console(file=io.StringIO(), width=80)
+    drawn.print(evaluation_table(measured))
+    assert "diverged" in drawn.file.getvalue()
 
 
 def test_files_give_the_same_evaluation_back(tmp_path):
