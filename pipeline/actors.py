@@ -27,11 +27,18 @@ class TaskServer:
     """Runs tasks; gradient slices go to the object store, only their references to the driver."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self._worker = TaskWorker(experiment)
         self._params: tuple[int, list[Array]] = (-1, [])
+        # Ray tells of an error in a constructor as text alone; `ready` raises it as it is.
+        self._failure: Exception | None = None
+        try:
+            self._worker = TaskWorker(experiment)
+        except Exception as error:
+            self._failure = error
 
     def ready(self) -> int:
-        """Answer once the worker stands; the process id, so that tests can kill it."""
+        """Answer once the worker stands: its process id. Raise what kept it from standing."""
+        if self._failure is not None:
+            raise self._failure
         return os.getpid()
 
     @ray.method(num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_SEGMENTS)
@@ -51,13 +58,20 @@ def _put(share: Sequence[Piece]) -> tuple[Piece, ...]:
 class AggregatorServer:
     """Holds one shard and publishes its parameters in the object store once a version."""
 
-    def __init__(self, experiment: Experiment, number: int, start: Start) -> None:
-        self._shard: AggregatorShard = build_shard(experiment, number, start)
-        self._published = ray.put(self._shard.params.numpy())
+    def __init__(self) -> None:
+        self._shard: AggregatorShard
 
-    def published(self) -> list[Any]:
-        """Return the reference to the newest parameters, in a list so that Ray leaves it be."""
-        return [self._published]
+    def start(self, experiment: Experiment, number: int, start: Start) -> list[Any]:
+        """Build the shard; return the reference to its parameters, in a list, as `commit` does.
+
+        Not the constructor: Ray tells of an error there as text alone.
+        """
+        self._shard = build_shard(experiment, number, start)
+        return self._publish()
+
+    def pid(self) -> int:
+        """Return the process id."""
+        return os.getpid()
 
     def fold(self, spec: TaskSpec, number: int, share: Sequence[Piece]) -> None:
         """Fetch and fold one segment's slices; slices that died with their worker are lost."""
@@ -76,12 +90,16 @@ class AggregatorServer:
     def commit(self, meta_step: int, accepted: Accepted) -> tuple[ShardUpdate, list[Any]]:
         """Take the outer step; return it with the reference to the new parameters."""
         update = self._shard.commit(meta_step, accepted)
-        self._published = ray.put(self._shard.params.numpy())
-        return update, [self._published]
+        return update, self._publish()
 
-    def write_checkpoint(self, folder: Path) -> ShardFile:
+    def _publish(self) -> list[Any]:
+        # Kept here too: whatever the driver does, the newest parameters stay.
+        self._published = ray.put(self._shard.params.numpy())
+        return [self._published]
+
+    def write_checkpoint(self, folder: Path, version: int) -> ShardFile:
         """Forward."""
-        return write_shard_of(self._shard, folder)
+        return write_shard_of(self._shard, folder, version)
 
 
 # A restarted actor would come back empty and say nothing: the driver replaces actors itself.

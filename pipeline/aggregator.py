@@ -63,6 +63,11 @@ class AggregatorShard:
         self._open: dict[int, Contribution] = {}
         self._last: ShardUpdate | None = None
 
+    def check_version(self, version: int) -> None:
+        """Raise ValueError unless `version` outer steps were taken, e.g. before a checkpoint."""
+        if version != self.version:
+            raise ValueError(f"expected outer step {version}, the aggregator is at {self.version}")
+
     def fold(self, spec: TaskSpec, number: int, slices: Sequence[tuple[int, Array]] | None) -> None:
         """Add segment `number` of an attempt; `slices` are (outer offset, values) pairs.
 

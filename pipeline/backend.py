@@ -26,9 +26,6 @@ class Backend(Protocol):
     def submit(self, spec: TaskSpec) -> None:
         """Hand a task to a worker, with the newest outer parameters."""
 
-    def num_in_flight(self) -> int:
-        """Tasks handed out and not yet ended."""
-
     def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
         """Wait for what comes next; an empty list after `timeout_s` without any."""
 
@@ -41,8 +38,8 @@ class Backend(Protocol):
     def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
         """Take the outer step on every shard; later tasks start from the new version."""
 
-    def write_checkpoint(self, folder: Path) -> list[ShardFile]:
-        """Have every shard write its parameters and optimizer to a draft's `folder`."""
+    def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
+        """Have every shard write its state at `version` to a draft's `folder`."""
 
     def discard(self) -> None:
         """Give up all tasks in flight."""

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +33,8 @@ from pipeline.server import Start
 
 MAX_FOLDS = 64
 MAX_LOSSES_IN_A_ROW = 10  # workers that die without finishing one task in between
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 180.0  # of a worker's process, its imports and its data
+REACH_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Slot:
 
     actor: Any
     ready: Any | None  # reference that resolves when the actor stands; None afterwards
+    begun: float = field(default_factory=time.monotonic)  # when it was asked for
     streams: deque[tuple[TaskSpec, Any]] = field(default_factory=deque)
 
 
@@ -50,11 +55,13 @@ class RayBackend:
         self._owns_ray = connect(experiment)
         self._gpus = _gpu_share(experiment)
         shards = experiment.aggregator.shards
-        self._shards = [AggregatorActor.remote(experiment, n, start) for n in range(shards)]
+        self._shards = [AggregatorActor.remote() for _ in range(shards)]
         self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
         self._folds: deque[Any] = deque()
         self._losses_in_a_row = 0
-        self._params = self._ask([shard.published.remote() for shard in self._shards])
+        self._params = self._ask(
+            [s.start.remote(experiment, number, start) for number, s in enumerate(self._shards)]
+        )
 
     def has_room(self) -> bool:
         """Whether a standing worker's queue is short enough."""
@@ -67,13 +74,13 @@ class RayBackend:
         params = [published[0] for published in self._params]
         slot.streams.append((spec, slot.actor.run.remote(spec, params)))
 
-    def num_in_flight(self) -> int:
-        """Tasks handed to workers and not yet ended."""
-        return sum(len(slot.streams) for slot in self._slots)
-
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, in their order (for tests and tools)."""
         return list(ray.get([slot.actor.ready.remote() for slot in self._slots]))
+
+    def shard_pids(self) -> list[int]:
+        """Process ids of the aggregator's shards (for tests and tools)."""
+        return list(ray.get([shard.pid.remote() for shard in self._shards]))
 
     def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
         """Wait for any worker's next segment, failure or readiness."""
@@ -86,6 +93,8 @@ class RayBackend:
         if not waiting:
             return []
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
+        if not done:
+            self._check_starts()
         found: list[Segment | TaskFailure] = []
         for item in done:
             found += self._news(waiting[item])
@@ -100,6 +109,7 @@ class RayBackend:
 
     def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
         """Ask every shard; an actor answers in order, so all folds have ended by then."""
+        self._ask(list(self._folds))  # raises what a fold raised
         self._folds.clear()
         answers = self._ask([s.missing.remote(meta_step, accepted) for s in self._shards])
         return sorted({index for answer in answers for index in answer})
@@ -110,9 +120,10 @@ class RayBackend:
         self._params = [published for _, published in answers]
         return [update for update, _ in answers]
 
-    def write_checkpoint(self, folder: Path) -> list[ShardFile]:
+    def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Have every shard write its own file."""
-        return self._ask([s.write_checkpoint.remote(folder.absolute()) for s in self._shards])
+        folder = folder.absolute()
+        return self._ask([s.write_checkpoint.remote(folder, version) for s in self._shards])
 
     def discard(self) -> None:
         """Drop the workers with whatever they do."""
@@ -140,6 +151,19 @@ class RayBackend:
         )
         return Slot(actor, actor.ready.remote())
 
+    def _check_starts(self) -> None:
+        """Raise RunFailedError if no worker stands, and one has been starting for too long."""
+        if any(slot.ready is None for slot in self._slots):
+            return
+        longest = time.monotonic() - min(slot.begun for slot in self._slots)
+        if longest > START_TIMEOUT_S:
+            free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+            raise RunFailedError(
+                f"no worker has started in {longest:.0f} s: each needs "
+                f"{self._experiment.workers.threads} CPU core(s) and {self._gpus:g} GPU(s) on one "
+                f"node; free in the cluster: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
+            )
+
     def _news(self, slot: Slot) -> list[Segment | TaskFailure]:
         try:
             if slot.ready is not None:
@@ -163,7 +187,11 @@ class RayBackend:
             return self._replace(slot, _first_line(error.cause))
         cause = error.cause if error.cause is not None else error
         if slot.ready is not None:
-            raise RunFailedError(f"a worker could not start: {_first_line(cause)}")
+            if isinstance(cause, BadInputError):
+                raise cause
+            raise RunFailedError(
+                f"a worker could not start: {type(cause).__name__}: {_first_line(cause)}"
+            )
         spec, _ = slot.streams.popleft()
         return [TaskFailure(spec, f"{type(cause).__name__}: {_first_line(cause)}", False)]
 
@@ -176,7 +204,10 @@ class RayBackend:
             )
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._start_worker()
-        return [TaskFailure(spec, reason, True) for spec, _ in slot.streams]
+        return [
+            TaskFailure(spec, reason, worker_lost=True, begun=place == 0)
+            for place, (spec, _) in enumerate(slot.streams)
+        ]
 
     def _ask(self, calls: list[Any]) -> list[Any]:
         try:
@@ -185,7 +216,9 @@ class RayBackend:
             cause = error.cause if error.cause is not None else error
             if isinstance(cause, (BadInputError, RunFailedError)):
                 raise cause from None
-            raise RunFailedError(f"the aggregator failed: {_first_line(cause)}") from error
+            raise RunFailedError(
+                f"the aggregator failed: {type(cause).__name__}: {_first_line(cause)}"
+            ) from error
         except RayError as error:
             raise RunFailedError(f"the aggregator was lost: {_first_line(error)}") from None
 
@@ -201,6 +234,7 @@ def connect(experiment: Experiment) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = experiment.workers.address
+    _check_reachable(address)
     try:
         ray.init(
             address=address or "local",
@@ -217,6 +251,19 @@ def connect(experiment: Experiment) -> bool:
         ray.shutdown()
         raise
     return not address
+
+
+def _check_reachable(address: str) -> None:
+    """Raise BadInputError if nothing answers at host:port: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, or empty
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise BadInputError(
+            f"workers.address: '{address}': no Ray cluster answers there: {error}"
+        ) from None
 
 
 def _check_resources(experiment: Experiment) -> None:
@@ -250,4 +297,5 @@ def _total(resource: str) -> float:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its messages
+    return (text.splitlines() or [type(error).__name__])[0][:300]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from algorithms import META_LEARNERS
 from pipeline.errors import BadInputError
@@ -52,7 +52,7 @@ class ModelConfig(Section):
     """The network that the tasks train."""
 
     num_filters: int = Field(64, ge=1, le=4096, description="Filters in each convolution.")
-    num_blocks: int = Field(4, ge=1, le=8, description="Blocks of conv, pool, norm and ReLU.")
+    num_blocks: int = Field(4, ge=1, le=4, description="Blocks of conv, pool, norm and ReLU.")
     batch_norm: bool = Field(True, description="Whether blocks normalise over the minibatch.")
 
 
@@ -122,15 +122,30 @@ class WorkersConfig(Section):
 
     count: int = Field(2, ge=0, description="Task workers; 0 runs all in this process.")
     threads: int = Field(1, ge=1, description="Torch threads of a worker.")
-    device: str = Field("auto", description="auto, cpu or cuda; auto takes a GPU where one is.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.",
+    )
     gpus_per_worker: float = Field(
         0.0, ge=0, description="Share of a GPU for each worker; 0 with a GPU divides them evenly."
     )
     address: str = Field(
-        "", description="Ray cluster to join (auto, or ray://…); empty starts one on this machine."
+        "",
+        description="Ray cluster to join (auto, or host:port); empty starts one on this machine.",
     )
     queue_depth: int = Field(2, ge=1, description="Tasks handed to a worker ahead of time.")
     max_retries: int = Field(3, ge=0, description="New attempts at a task after a failure.")
+
+    @field_validator("address")
+    @classmethod
+    def _no_ray_client(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError(
+                f"workers.address: '{address}': Ray's client cannot stream segments; run on a node "
+                "of the cluster with workers.address=auto"
+            )
+        return address
 
 
 class AggregatorConfig(Section):
@@ -167,6 +182,16 @@ class TrackingConfig(Section):
         "", description="MLflow server; empty takes MLFLOW_TRACKING_URI, else the run store."
     )
 
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str) -> str:
+        if "@" in uri:
+            raise ValueError(
+                "tracking.uri: a configuration is kept and shown, so it holds no password; give "
+                "the address by MLFLOW_TRACKING_URI"
+            )
+        return uri
+
 
 class Experiment(Section):
     """A whole experiment."""
@@ -186,6 +211,15 @@ class Experiment(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()  # type: ignore[call-arg]
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
     tracking: TrackingConfig = TrackingConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _normalisable(self) -> Experiment:
+        if self.model.batch_norm and self.task.batch_size < 2:
+            raise ValueError(
+                f"task.batch_size: {self.task.batch_size}; batch-norm needs at least 2 examples: "
+                "raise it, or set model.batch_norm=false"
+            )
+        return self
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -252,8 +286,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise BadInputError(f"override '{override}': expected key=value, e.g. meta.steps=50")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise BadInputError(f"override '{override}': '{text}' is no YAML value") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BadInputError(f"override '{override:.100}': is no YAML value") from None
     *parents, last = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})

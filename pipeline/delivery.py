@@ -10,9 +10,12 @@ Any part may be sent twice, after a crash: MLflow keeps one of each point by its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ from pipeline.metric_log import count_points, read_points
 from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
 
+DELIVER_EVERY_S = 5.0
+MAX_BACK_OFF_S = 60.0
+REFUSED_AGAIN_AFTER_S = 600.0
 MAX_POINTS_IN_A_REQUEST = 1000
 
 logger = logging.getLogger(__name__)
@@ -32,12 +38,12 @@ class Delivery:
 
     Args:
         run_folder: The run's folder, whose name is the run's name in MLflow.
-        uri: MLflow server or database. Empty: the one that was named last. Another one than the
-            last gets every point from the first on.
+        uri: MLflow server or database. Another one than the last gets every point from the first
+            on.
         experiment: MLflow experiment of a run that is not in MLflow yet.
     """
 
-    def __init__(self, run_folder: Path, uri: str = "", experiment: str = "") -> None:
+    def __init__(self, run_folder: Path, uri: str, experiment: str) -> None:
         run_folder = run_folder.resolve()
         self.folder = run_folder / "tracking"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -45,8 +51,9 @@ class Delivery:
         self.pending_folder = self.folder / "pending"
         self._run_folder = run_folder
         self._target = self._load_target(uri, experiment)
-        self.uri = uri or str(self._target["uri"])
+        self.uri = uri
         self._run: MlflowRun | None = None
+        self._refused_at: dict[str, float] = {}  # name of an item → monotonic time
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -54,20 +61,27 @@ class Delivery:
         run_id: str | None = self._target["run_id"]
         return run_id
 
-    def deliver(self) -> None:
-        """Send everything that waits; whatever MLflow refuses stays, and the rest still goes."""
+    def deliver(self, with_refused: bool = False) -> None:
+        """Send what waits; what MLflow refuses stays, and the rest still goes.
+
+        What was refused is tried again only once in a while, or `with_refused`.
+        """
         run = self._run or self._connect()
         self._deliver_points(run)
-        refusals: list[Exception] = []
         for item in pending_items(self.pending_folder):
+            refused_at = self._refused_at.get(item.file.name)
+            again = refused_at is None or time.monotonic() > refused_at + REFUSED_AGAIN_AFTER_S
+            if not again and not with_refused:
+                continue
             try:
                 self._deliver_item(run, item)
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
+                if refused_at is None:
+                    what = f"MLflow at {redact(self.uri)} refuses {item.file.name}"
+                    logger.warning("%s: %s; it is tried again later", what, one_line(error))
+                self._refused_at[item.file.name] = time.monotonic()
 
     def undelivered(self) -> tuple[int, int]:
         """Return how many points and how many other items wait."""
@@ -106,14 +120,14 @@ class Delivery:
             logger.warning("%s is no longer there and is not sent to MLflow", gone[0])
         else:
             run.deliver(item.kind, item.content)
-        item.file.unlink(missing_ok=True)
+        item.discard()
 
     def _load_target(self, uri: str, experiment: str) -> dict[str, Any]:
         target = self._read_json("target.json")
         shown = redact(uri)
         if "tracking_id" not in target:
             target = {"tracking_id": uuid.uuid4().hex, "experiment": experiment, "uri": shown}
-        elif uri and target["uri"] != shown:
+        elif target["uri"] != shown:
             target = {**target, "uri": shown, "run_id": None}
             (self.folder / "delivered.json").unlink(missing_ok=True)
         target.setdefault("run_id", None)
@@ -134,6 +148,53 @@ class Delivery:
         write_atomic(self.folder / name, json.dumps(content).encode())
 
 
+def deliver_until(finishing: threading.Event, delivery: Delivery) -> None:
+    """Deliver what waits, again and again, and once more when `finishing` is set.
+
+    Whatever goes wrong is tried again: nothing that a delivery raises comes out of here.
+    """
+    failures = 0
+    while True:
+        last = finishing.is_set()
+        reason = ""
+        try:
+            delivery.deliver(with_refused=last)
+        except BaseException as error:  # all that MLflow, its database or its network can raise
+            reason = one_line(error)
+        with contextlib.suppress(Exception):  # what shows the log may be broken itself
+            _report(delivery, reason, failures)
+        if last:
+            return
+        failures = failures + 1 if reason else 0
+        finishing.wait(back_off_s(failures))
+
+
+def back_off_s(failures: int) -> float:
+    """Return how long to wait after so many failures in a row."""
+    # The exponent is bounded, as two to the power of 1,024 failures is no float any more.
+    return min(MAX_BACK_OFF_S, DELIVER_EVERY_S * 2.0 ** min(failures, 100))
+
+
+def _report(delivery: Delivery, reason: str, failures: int) -> None:
+    """Log the first failure of a row, and the end of the row."""
+    uri = redact(delivery.uri)
+    if reason and not failures:
+        logger.warning(
+            "MLflow at %s: %s; training goes on, and what is logged is kept and sent later",
+            uri, reason,
+        )  # fmt: skip
+    elif failures and not reason:
+        logger.info("MLflow at %s is back", uri)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what `error` says in one line without passwords, or its name where it says nothing."""
+    said = ""
+    with contextlib.suppress(Exception):  # an error may be unable to say what it is
+        said = redact(str(error)).strip()
+    return (said.splitlines() or [type(error).__name__])[0][:200]
+
+
 def is_http(uri: str) -> bool:
     """Tell whether `uri` is a server, which has a place for artifacts, and no bare database."""
     return uri.startswith(("http://", "https://"))
@@ -141,5 +202,11 @@ def is_http(uri: str) -> bool:
 
 def redact(text: str) -> str:
     """Return `text` without the passwords of the addresses in it."""
-    text = re.sub(r"://[^\s/]*:[^\s]*@", "://***@", text)
+    text = re.sub(r"://(?:[^\s/]*:[^\s]*|[^\s/]*)@", "://***@", text)
     return re.sub(r"(?i)((?:password|token|secret|key)=)[^&\s]+", r"\1***", text)
+
+
+def redact_addresses(value: Any) -> str:
+    """Return `value` as text, without passwords if it is or holds an address."""
+    text = str(value)
+    return redact(text) if "://" in text else text

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.backend import Backend
-from pipeline.errors import RunFailedError
+from pipeline.errors import RunFailedError, TaskFailedError
 from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskFailure, TaskSpec
-from pipeline.progress import Progress
 
 POLL_S = 0.5  # how long a request to stop may go unseen
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -30,18 +32,12 @@ class Dispatcher:
     """Keeps workers busy with the tasks of a meta-batch or a meta-test."""
 
     def __init__(
-        self,
-        backend: Backend,
-        max_retries: int,
-        counters: Counters,
-        stop: StopRequest,
-        progress: Progress,
+        self, backend: Backend, max_retries: int, counters: Counters, stop: StopRequest
     ) -> None:
         self._backend = backend
         self._max_retries = max_retries
         self._counters = counters
         self._stop = stop
-        self._progress = progress
         self.peak_in_flight = 0
 
     def run(self, specs: Iterable[TaskSpec]) -> Iterator[Segment]:
@@ -61,22 +57,23 @@ class Dispatcher:
             for event in self._backend.events(POLL_S):
                 if isinstance(event, TaskFailure):
                     open_tasks -= 1
-                    queue.appendleft(self._retry(event))
+                    queue.appendleft(self.retry(event) if event.begun else event.spec)
                     continue
                 open_tasks -= event.final
                 yield event
             self._stop.check()
 
-    def _retry(self, failure: TaskFailure) -> TaskSpec:
+    def retry(self, failure: TaskFailure) -> TaskSpec:
+        """Return the next attempt, counted and told of; raise if there is to be none."""
         spec = failure.spec
         name = f"task {spec.index} of {spec.purpose} step {spec.meta_step}"
         if not failure.worker_lost:
-            raise RunFailedError(f"{name} raised {failure.reason}")
+            raise TaskFailedError(f"{name} raised {failure.reason}")
         if spec.attempt >= self._max_retries:
             raise RunFailedError(
                 f"{name} lost its worker {spec.attempt + 1} times (workers.max_retries is "
                 f"{self._max_retries}); the last: {failure.reason}"
             )
         self._counters.retries += 1
-        self._progress.message(f"{name}: worker lost, begun again: {failure.reason}")
+        logger.warning("%s: worker lost, begun again: %s", name, failure.reason)
         return spec.retry()

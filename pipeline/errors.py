@@ -13,6 +13,10 @@ class RunFailedError(OuterloopError):
     """The run could not go on (exit code 1)."""
 
 
+class TaskFailedError(RunFailedError):
+    """The tasks themselves fail: going on with the run would only fail again (exit code 1)."""
+
+
 class BadInputError(OuterloopError):
     """What the user gave cannot be used (exit code 2).
 

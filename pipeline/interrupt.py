@@ -26,18 +26,24 @@ class StopRequest:
     def listening(self) -> Iterator[StopRequest]:
         """Take SIGINT and SIGTERM as requests while the block runs; a second SIGINT is at once.
 
-        Only a process's main thread may do this; elsewhere signals stay as they are. To be
-        entered after Ray has started, which puts handlers of its own in place that abort.
+        Only a process's main thread may do this; elsewhere signals stay as they are.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.listen_again()
         try:
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def listen_again(self) -> None:
+        """Put the handlers in place again: Ray, as it starts, puts its own there, which abort."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal_name and number == signal.SIGINT:

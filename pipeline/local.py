@@ -34,10 +34,6 @@ class LocalBackend:
         """Queue the task."""
         self._queue.append(spec)
 
-    def num_in_flight(self) -> int:
-        """Tasks queued or begun."""
-        return len(self._queue)
-
     def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
         """Compute the next segment of the task at the head of the queue."""
         if not self._queue:
@@ -66,9 +62,9 @@ class LocalBackend:
         """Take the outer step on every shard."""
         return [shard.commit(meta_step, accepted) for shard in self._shards]
 
-    def write_checkpoint(self, folder: Path) -> list[ShardFile]:
+    def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Write every shard."""
-        return [write_shard_of(shard, folder) for shard in self._shards]
+        return [write_shard_of(shard, folder, version) for shard in self._shards]
 
     def discard(self) -> None:
         """Forget the queue and the task that was begun."""

@@ -42,11 +42,6 @@ class TaskSpec:
     method: str = ""  # for evaluation: whose parameters these are
     repeat: int = 0  # for evaluation: which of the independent adaptations
 
-    @property
-    def key(self) -> tuple[str, str, int, int]:
-        """Name of the work itself, the same for every attempt."""
-        return (self.purpose, self.method, self.meta_step, self.index)
-
     def retry(self) -> TaskSpec:
         """Return the same work as the next attempt."""
         return replace(self, attempt=self.attempt + 1)
@@ -81,13 +76,4 @@ class TaskFailure:
     spec: TaskSpec
     reason: str
     worker_lost: bool  # the worker died; otherwise the task's own code raised
-
-
-@dataclass(frozen=True, slots=True)
-class OuterUpdate:
-    """One committed outer step."""
-
-    version: int  # after the step
-    grad_norm: float  # of the averaged outer gradient
-    step_norm: float  # of the change of the outer parameters
-    params_norm: float
+    begun: bool = True  # False: it only waited in the queue of a worker that died

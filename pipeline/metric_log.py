@@ -70,9 +70,12 @@ class MetricLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Force the log to disk and close it."""
-        self.sync()
-        self._file.close()
+        """Force the log to disk and close it; OSError if that fails, and it is closed all the same."""
+        try:
+            self._file.flush()
+            self.sync()
+        finally:
+            self._file.close()
 
     def _is_finite(self, key: str, value: float) -> bool:
         if math.isfinite(value):

@@ -29,6 +29,8 @@ MAX_TAGS_IN_A_REQUEST = 100
 MAX_DIGEST_CHARACTERS = 36
 TRACKING_ID_TAG = "outerloop.tracking_id"
 RUN_ID_TAG = "outerloop.run_id"
+# Who asks, or how often: unauthenticated, forbidden, timed out, too many requests.
+NOT_ABOUT_THE_ITEM = (401, 403, 408, 429)
 
 CLIENT_SETTINGS = {
     # Trying again is our thread's part, which also knows when to stop.
@@ -196,10 +198,11 @@ def is_refusal(error: Exception) -> bool:
     """Tell whether MLflow answered and does not want this item, so that others may still go."""
     from mlflow.exceptions import MlflowException
 
-    if not isinstance(error, MlflowException):
-        return False
-    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-    return status < 500
+    if isinstance(error, MlflowException):
+        status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    else:  # a file is refused, too large perhaps, with the error of the HTTP library
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+    return status < 500 and status not in NOT_ABOUT_THE_ITEM
 
 
 def _user_name() -> str:

@@ -1,5 +1,8 @@
 """What is still to be sent to MLflow besides metric points: one small file for each item.
 
+    pending/00000007-model.json     the item
+            00000007-model/         the item's own hold on the files that are sent with it
+
 An item is on disk before `put` returns and is removed after it was delivered. A process that
 dies in between delivers it again: delivering is idempotent.
 """
@@ -8,12 +11,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import remove_leftovers, write_atomic
+from pipeline.files import atomic_folder, remove, remove_leftovers, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +31,11 @@ class Item:
     kind: str  # of pipeline.mlflow_run.MlflowRun.deliver
     content: dict[str, Any]
 
+    def discard(self) -> None:
+        """Remove the item, and its files with it."""
+        self.file.unlink(missing_ok=True)
+        remove(self.file.with_suffix(""))
+
 
 class Outbox:
     """Items in `folder`, in the order in which they were put."""
@@ -33,14 +43,31 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
+        _remove_files_of_no_item(folder)
         self._folder = folder
         names = [file.name for file in _item_files(folder)]
         self._next_number = int(names[-1].split("-")[0]) + 1 if names else 0
 
-    def put(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Add an item whose content is anything that JSON can hold; OSError if the disk is full."""
-        name = f"{self._next_number:08d}-{kind}.json"
-        write_atomic(self._folder / name, json.dumps({"kind": kind, "content": content}).encode())
+    def put(self, kind: str, content: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        """Add an item; OSError if the disk is full.
+
+        Args:
+            kind: What it is.
+            content: Anything that JSON can hold.
+            files: Sent as they are now, even if they are removed before; no two of one name.
+                They become the item's `content["files"]`.
+        """
+        item = self._folder / f"{self._next_number:08d}-{kind}.json"
+        kept = item.with_suffix("")
+        if files:
+            content = {**content, "files": [f"{kept.name}/{path.name}" for path in files]}
+        try:
+            if files:
+                _keep(files, kept)
+            write_atomic(item, json.dumps({"kind": kind, "content": content}).encode())
+        except BaseException:
+            shutil.rmtree(kept, ignore_errors=True)
+            raise
         self._next_number += 1
 
 
@@ -49,7 +76,10 @@ def pending_items(folder: Path) -> Iterator[Item]:
     for file in _item_files(folder):
         try:
             item = json.loads(file.read_bytes())
-            yield Item(file, item["kind"], item["content"])
+            content = item["content"]
+            if "files" in content:
+                content["files"] = [str(folder / name) for name in content["files"]]
+            yield Item(file, item["kind"], content)
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s: cannot be read and is not sent: %s", file, error)
 
@@ -61,3 +91,22 @@ def count_items(folder: Path) -> int:
 
 def _item_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*-*.json"))
+
+
+def _keep(files: Sequence[Path], folder: Path) -> None:
+    """Make `folder` with hard links to `files`, which cost no room, or copies where links fail."""
+    with atomic_folder(folder) as temporary:
+        for path in files:
+            try:
+                os.link(path, temporary / path.name)
+            except FileNotFoundError:
+                continue  # is named when it is to be sent, and fails nothing before
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(path, temporary / path.name)
+
+
+def _remove_files_of_no_item(folder: Path) -> None:
+    """Remove what a process left that was killed while it put or removed an item."""
+    for entry in sorted(folder.glob("[0-9]*-*")):
+        if entry.is_dir() and not entry.with_suffix(".json").exists():
+            remove(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -17,7 +18,7 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters
-from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError
+from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
 from pipeline.metric_log import read_curve
@@ -26,9 +27,13 @@ from pipeline.progress import Progress
 from pipeline.runs import RunFolder, home
 from pipeline.tasks import task_family
 from pipeline.tasks.family import Split
-from pipeline.tracking import Tracker, tracking_uri
+from pipeline.tracking import Status, Tracker, tracking_uri
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
+
+# For the last points to reach MLflow; what does not is sent when the run is resumed.
+FINISH_TIMEOUT_S = 30.0
+INTERRUPTED_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +207,16 @@ class RunSession:
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
-        """Add to what ends the run how to go on with it."""
+        """Add to what ends the run how to go on with it, unless that would fail again."""
         try:
             yield
+        except TaskFailedError:
+            raise
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "interrupted twice, without a new checkpoint; "
+                f"go on with: outerloop train --resume {self._run.run_id}"
+            ) from None
         except (InterruptedRunError, RunFailedError) as error:
             step = max(self._books.checkpoints.steps(), default=0)
             raise type(error)(
@@ -218,17 +230,22 @@ class RunSession:
         try:
             yield
         except (InterruptedRunError, KeyboardInterrupt):
-            self._tracker.finish("KILLED")
+            self._finish("KILLED", INTERRUPTED_TIMEOUT_S)
             raise
         except BaseException:
-            self._tracker.finish("FAILED")
+            self._finish("FAILED", FINISH_TIMEOUT_S)
             raise
-        self._tracker.finish("FINISHED")
+        self._finish("FINISHED", FINISH_TIMEOUT_S)
+
+    def _finish(self, status: Status, timeout_s: float) -> None:
+        with contextlib.suppress(RunFailedError):  # a full disk has been told of by then
+            self._tracker.log_artifact(self._run.log)
+        self._tracker.finish(status, timeout_s)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
         """Send what the pipeline logs to log.txt, and warnings to the one who watches too."""
-        handlers = [logging.FileHandler(self._run.log), _ProgressHandler(self._progress)]
+        handlers = [_LogFile(self._run.log), _ProgressHandler(self._progress)]
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root = logging.getLogger("pipeline")
         level = root.level
@@ -245,6 +262,18 @@ class RunSession:
             for handler in handlers:
                 root.removeHandler(handler)
                 handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """log.txt, without which a run goes on: a full disk is told of by what cannot do without."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Close the file, whatever still waits to be written."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _ProgressHandler(logging.Handler):

@@ -8,11 +8,15 @@ $OUTERLOOP_HOME/<run id>/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import secrets
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
-from pipeline.files import write_atomic
+from pipeline.files import disk_errors, write_atomic
 
 if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs can do without
     from pipeline.config import Experiment
@@ -32,6 +36,20 @@ NUM_RUNS_NAMED = 5  # in an error message
 def home() -> Path:
     """Return the folder of all runs: OUTERLOOP_HOME, by default ./runs. It need not exist."""
     return Path(os.environ.get("OUTERLOOP_HOME") or "runs").expanduser().absolute()
+
+
+def check_home() -> None:
+    """Raise BadInputError unless runs can be made in the home."""
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        probe = home() / f".probe-{secrets.token_hex(3)}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise BadInputError(
+            f"{home()}: a run's folder cannot be made here: {error.strerror}; "
+            "set OUTERLOOP_HOME to a folder that can be written"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +157,28 @@ class RunFolder:
     def summary(self) -> Path:
         """The run's figures, as JSON."""
         return self.path / "summary.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes off this run while the block runs.
+
+        BadInputError if one is at work on it. The lock ends with the process, however it ends.
+        """
+        with disk_errors(f"{self.path}", "mend the folder, then try again"):
+            file = (self.path / ".lock").open("a+")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                raise BadInputError(
+                    f"run {self.run_id} is in use by {holder}; wait for it, or stop it"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
 
     def read_experiment(self) -> Experiment:
         """Return the experiment that this is a run of; BadInputError if its file is damaged."""

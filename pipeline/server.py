@@ -62,7 +62,8 @@ def load_checkpoint(start: Start) -> Checkpoint:
     return checkpoint
 
 
-def write_shard_of(shard: AggregatorShard, folder: Path) -> ShardFile:
-    """Write the shard's parameters and optimizer state into a checkpoint draft's folder."""
+def write_shard_of(shard: AggregatorShard, folder: Path, version: int) -> ShardFile:
+    """Write the shard's parameters and optimizer state, at `version`, into a draft's folder."""
+    shard.check_version(version)
     state = {name: t.numpy() for name, t in shard.optimizer.state_tensors().items()}
     return write_shard(folder, shard.offset, shard.params.numpy(), state)

@@ -17,15 +17,27 @@ from pipeline.files import disk_errors, write_atomic
 from pipeline.interrupt import StopRequest
 from pipeline.progress import Progress
 from pipeline.run_session import RunSession, TrainResult
-from pipeline.runs import RunFolder
+from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
 from pipeline.tasks import task_family
+from pipeline.tracking import tracking_uri
 
 __all__ = ["TrainResult", "evaluate", "resume", "train"]
 
 BASELINES = ("scratch",)
 # What a resumed run may change: how long it goes on and where it runs, not what it computes.
-RESUMABLE = ("meta.num_steps", "meta.steps", "workers.", "checkpoint.", "tracking.", "evaluation.")
+RESUMABLE = (
+    "meta.num_steps",
+    "meta.steps",
+    "workers.count",
+    "workers.address",
+    "workers.gpus_per_worker",
+    "workers.queue_depth",
+    "workers.max_retries",
+    "checkpoint.",
+    "tracking.",
+    "evaluation.",
+)
 
 
 def train(experiment: Experiment, progress: Progress) -> TrainResult:
@@ -34,13 +46,21 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     Raises BadInputError before anything is written when the experiment cannot be run here.
     """
     check_baselines(experiment.evaluation.baselines, experiment)
-    with open_backend(experiment, Start()) as backend, StopRequest().listening() as stop:
+    tracking_uri(experiment.tracking.uri, home())
+    check_home()
+    with _listening(experiment, Start()) as (backend, stop):
         run = RunFolder.create(experiment)
-        return RunSession(run, experiment, backend, stop, progress, None).train()
+        with run.locked():
+            return RunSession(run, experiment, backend, stop, progress, None).train()
 
 
 def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
     """Go on from the run's last good checkpoint; only RESUMABLE keys may be overridden."""
+    with run.locked():
+        return _resume(run, overrides, progress)
+
+
+def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
     experiment = _resumed_experiment(run, overrides)
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     if checkpoint is None:
@@ -51,7 +71,7 @@ def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Trai
             "steps; give at least as many"
         )
     start = Start() if checkpoint is None else Start(run.checkpoints, checkpoint.step)
-    with open_backend(experiment, start) as backend, StopRequest().listening() as stop:
+    with _listening(experiment, start) as (backend, stop):
         with disk_errors(f"{run.config}", "mend the folder, then resume"):
             write_atomic(run.config, to_yaml(experiment).encode())
         return RunSession(run, experiment, backend, stop, progress, checkpoint).train()
@@ -61,6 +81,13 @@ def evaluate(
     run: RunFolder, baselines: Sequence[str] | None, progress: Progress
 ) -> tuple[Evaluation, Path]:
     """Meta-test the run's last good checkpoint against `baselines` (its experiment's, if None)."""
+    with run.locked():
+        return _evaluate(run, baselines, progress)
+
+
+def _evaluate(
+    run: RunFolder, baselines: Sequence[str] | None, progress: Progress
+) -> tuple[Evaluation, Path]:
     experiment = run.read_experiment()
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     if checkpoint is None:
@@ -70,7 +97,7 @@ def evaluate(
     baselines = experiment.evaluation.baselines if baselines is None else tuple(baselines)
     check_baselines(baselines, experiment)
     start = Start(run.checkpoints, checkpoint.step)
-    with open_backend(experiment, start) as backend, StopRequest().listening() as stop:
+    with _listening(experiment, start) as (backend, stop):
         session = RunSession(run, experiment, backend, stop, progress, checkpoint)
         return session.evaluate(baselines)
 
@@ -78,12 +105,22 @@ def evaluate(
 def check_baselines(baselines: Sequence[str], experiment: Experiment) -> None:
     """Raise BadInputError for a baseline that a run cannot meta-test by itself."""
     for name in baselines:
+        if list(baselines).count(name) > 1:
+            raise BadInputError(f"evaluation.baselines: '{name}' is there twice; name it once")
         if name not in BASELINES:
             raise BadInputError(
                 f"baseline '{name}': expected {', '.join(BASELINES)}; a method that is "
                 "meta-trained, such as finetune, is a run of its own: put both beside each other "
                 "with `outerloop compare RUN RUN`"
             )
+
+
+@contextmanager
+def _listening(experiment: Experiment, start: Start) -> Iterator[tuple[Backend, StopRequest]]:
+    """Give a backend, and the request to stop that signals make from now on."""
+    with StopRequest().listening() as stop, open_backend(experiment, start) as backend:
+        stop.listen_again()
+        yield backend, stop
 
 
 @contextmanager

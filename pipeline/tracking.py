@@ -7,24 +7,23 @@ and nothing arrives twice (see `pipeline.delivery`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.delivery import Delivery, redact
-from pipeline.errors import BadInputError
+from pipeline.delivery import Delivery, deliver_until, redact, redact_addresses
+from pipeline.errors import BadInputError, RunFailedError
 from pipeline.files import disk_errors
 from pipeline.metric_log import MetricLog
 from pipeline.outbox import Outbox
 
-DELIVER_EVERY_S = 5.0
-MAX_BACK_OFF_S = 60.0
 MAX_PARAM_CHARACTERS = 6000
 MAX_KEY_CHARACTERS = 250
 MAX_TAG_CHARACTERS = 5000
@@ -38,8 +37,9 @@ class Tracker:
     """A run's parameters, metrics, artifacts, data sets and model, on their way to MLflow.
 
     Opening one for a run folder that was tracked before goes on in the same MLflow run. All
-    methods return at once and none waits for MLflow, but for `finish` with its time limit. One
-    Tracker for each run folder; call it from one thread.
+    methods return at once and none waits for MLflow, but for `finish` with its time limit. Values
+    that are addresses are kept and sent without passwords. One Tracker for each run folder; call
+    it from one thread.
 
     Args:
         uri: From `tracking_uri`.
@@ -47,7 +47,7 @@ class Tracker:
         run_folder: The run's folder; what waits is kept in `tracking/` inside.
 
     Raises:
-        RunFailedError: The run folder cannot be written; from every method that logs.
+        RunFailedError: The run folder cannot be written; from every method but `finish`.
     """
 
     def __init__(self, uri: str, experiment: str, run_folder: Path) -> None:
@@ -57,7 +57,8 @@ class Tracker:
             self._log = MetricLog(self._delivery.metrics_path)
             self._outbox = Outbox(self._delivery.pending_folder)
         self._finishing = threading.Event()
-        self._thread = threading.Thread(target=self._deliver_until_finished, daemon=True)
+        arguments = (self._finishing, self._delivery)
+        self._thread = threading.Thread(target=deliver_until, args=arguments, daemon=True)
         self._thread.start()
 
     @property
@@ -73,11 +74,11 @@ class Tracker:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested `params` under dotted keys; MLflow keeps the first value of each."""
-        self._put("params", {k: str(v)[:MAX_PARAM_CHARACTERS] for k, v in flatten(params).items()})
+        self._put("params", _as_texts(flatten(params), MAX_PARAM_CHARACTERS))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set `tags` of the run."""
-        self._put("tags", {key: str(value)[:MAX_TAG_CHARACTERS] for key, value in tags.items()})
+        self._put("tags", _as_texts(tags, MAX_TAG_CHARACTERS))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copy the file `path` to the run's artifacts; sent later, as it is by then."""
@@ -95,16 +96,20 @@ class Tracker:
             context: What it is used for, such as "training".
             profile: Figures about it, such as the number of tasks.
         """
-        content = {"name": name, "digest": digest, "source": redact(source), "context": context}
+        shown = redact_addresses(source)
+        content = {"name": name, "digest": digest, "source": shown, "context": context}
         self._put("dataset", {**content, "profile": dict(profile)})
 
     def log_model(
         self, name: str, step: int, files: Sequence[Path], params: Mapping[str, Any]
     ) -> None:
-        """Register `files` (safetensors, config) as the model `name` after outer step `step`."""
-        paths = [str(path.resolve()) for path in files]
-        described = {key: str(value) for key, value in flatten(params).items()}
-        self._put("model", {"name": name, "step": step, "files": paths, "params": described})
+        """Register `files` (safetensors, config) as the model `name` after outer step `step`.
+
+        They are sent as they are now: whoever owns them may remove or replace, but not change them.
+        """
+        described = _as_texts(flatten(params), MAX_PARAM_CHARACTERS)
+        content = {"name": name, "step": step, "params": described}
+        self._put("model", content, [path.resolve() for path in files])
 
     def set_status(self, status: Status) -> None:
         """Set the run's status in MLflow, such as RUNNING for one that was resumed."""
@@ -121,50 +126,29 @@ class Tracker:
     def finish(self, status: Status | None, timeout_s: float = 30.0) -> int:
         """End tracking: send what waits, for `timeout_s` at most, and set the run's status.
 
+        May be called while an error is on its way out, and puts none in its place: what the disk
+        does not take is named in a warning, and Ctrl-C ends the wait and nothing else.
+
         Returns:
-            How many points and items MLflow has not taken. They stay in the run folder, a warning
-            says how many they are, and `Tracker.deliver` or the next Tracker sends them.
+            How many points and items MLflow has not taken; 0 with a warning if the folder cannot
+            be read. They stay there, a warning says how many they are, and the next Tracker of
+            the run sends them.
         """
-        if status is not None:
-            self.set_status(status)
-        with self._disk_errors():
+        with _disk_errors_as_warnings():
+            if status is not None:
+                self.set_status(status)
+        with _disk_errors_as_warnings(), self._disk_errors():
             self._log.close()
         self._finishing.set()
-        self._thread.join(timeout_s)
-        return _report_undelivered(self._delivery)
+        with contextlib.suppress(KeyboardInterrupt):
+            self._thread.join(timeout_s)
+        with _disk_errors_as_warnings():
+            return _report_undelivered(self._delivery)
+        return 0
 
-    @staticmethod
-    def deliver(run_folder: Path, uri: str = "", timeout_s: float = 30.0) -> int:
-        """Send what earlier processes left undelivered in `run_folder`; returns what is left.
-
-        `uri` is needed only where the address holds a password, which is not kept on disk.
-        """
-        delivery = Delivery(run_folder, uri)
-        thread = threading.Thread(target=_try_to_deliver, args=[delivery], daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        return _report_undelivered(delivery)
-
-    def _put(self, kind: str, content: Mapping[str, Any]) -> None:
+    def _put(self, kind: str, content: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
         with self._disk_errors():
-            self._outbox.put(kind, content)
-
-    def _deliver_until_finished(self) -> None:
-        failures = 0
-        while True:
-            finishing = self._finishing.is_set()
-            reason = _try_to_deliver(self._delivery)
-            if finishing:
-                return
-            if reason and not failures:
-                logger.warning(
-                    "MLflow at %s: %s; training goes on, and what is logged is kept and sent later",
-                    redact(self._delivery.uri), reason,
-                )  # fmt: skip
-            elif failures and not reason:
-                logger.info("MLflow at %s is back", redact(self._delivery.uri))
-            failures = failures + 1 if reason else 0
-            self._finishing.wait(min(MAX_BACK_OFF_S, DELIVER_EVERY_S * 2**failures))
+            self._outbox.put(kind, content, files)
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(f"tracking in {self._run_folder}", "make room, then resume the run")
@@ -211,15 +195,17 @@ def metric_name(key: str) -> str:
     return "/".join(part for part in parts if part.strip("."))[:MAX_KEY_CHARACTERS]
 
 
-def _try_to_deliver(delivery: Delivery) -> str:
-    """Deliver what waits; return an empty string, or in a line why it did not work."""
+def _as_texts(values: Mapping[str, Any], max_characters: int) -> dict[str, str]:
+    # Cut after redacting: half an address with a password is no longer known as one.
+    return {key: redact_addresses(value)[:max_characters] for key, value in values.items()}
+
+
+@contextlib.contextmanager
+def _disk_errors_as_warnings() -> Iterator[None]:
     try:
-        delivery.deliver()
-    except Exception as error:  # whatever MLflow, its database or its network can raise
-        lines = redact(str(error)).strip().splitlines() or [type(error).__name__]
-        logger.debug("delivery to MLflow failed", exc_info=True)
-        return lines[0][:200]
-    return ""
+        yield
+    except (OSError, RunFailedError) as error:
+        logger.warning("%s", error)
 
 
 def _report_undelivered(delivery: Delivery) -> int:

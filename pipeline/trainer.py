@@ -6,6 +6,7 @@ references and keeps the books. Parameters and gradients pass it by.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,15 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters, Dispatcher
-from pipeline.errors import InterruptedRunError, RunFailedError
+from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
-from pipeline.messages import Segment, TaskSpec
+from pipeline.messages import Segment, TaskFailure, TaskSpec
 from pipeline.progress import OuterProgress, Progress
 from pipeline.tasks import sample_meta_batch
 from pipeline.trajectories import TrajectoryWriter
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -78,8 +81,8 @@ class Books:
 class Trainer:
     """Takes outer steps from `version` on.
 
-    At all times `version` outer steps have been taken, and everything of step v is on record
-    (trajectory, metrics) before the checkpoint that holds v + 1 is written.
+    At all times everything of step v is on record (trajectory, metrics) before a checkpoint that
+    holds v + 1 is written. Whatever goes wrong between the two leaves the checkpoint before.
     """
 
     def __init__(
@@ -96,9 +99,8 @@ class Trainer:
         self._backend = backend
         self._books = books
         self._progress = progress
-        self._dispatcher = Dispatcher(
-            backend, experiment.workers.max_retries, books.counters, stop, progress
-        )
+        self._dispatcher = Dispatcher(backend, experiment.workers.max_retries, books.counters, stop)
+        self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
         self._started = (time.monotonic(), version)
 
@@ -110,9 +112,8 @@ class Trainer:
                 self.outer_step()
                 if self.version % every == 0:
                     self.save()
-        except (InterruptedRunError, KeyboardInterrupt, RunFailedError):
-            self._backend.discard()
-            self.save()
+        except (InterruptedRunError, RunFailedError):
+            self._save_on_the_way_out()
             raise
         self.save()
 
@@ -127,11 +128,13 @@ class Trainer:
             for index, record in sorted(records.items())
             if record.finite
         }
-        updates = self._backend.commit(step, accepted)
         self._books.trajectories.commit(step, {i: r.attempt for i, r in records.items()})
+        self._between_steps = False
+        updates = self._backend.commit(step, accepted)
         self._count(records)
         self.version = step + 1
         self._report(records, updates, time.monotonic() - begun)
+        self._between_steps = True
         self._check_bad_tasks()
 
     def save(self) -> None:
@@ -140,9 +143,19 @@ class Trainer:
             return
         self._books.metrics.sync()
         with self._books.checkpoints.draft(self.version) as draft:
-            shards = self._backend.write_checkpoint(draft.folder)
+            shards = self._backend.write_checkpoint(draft.folder, self.version)
             draft.commit(shards, {"counters": asdict(self._books.counters)})
         self._saved_version = self.version
+
+    def _save_on_the_way_out(self) -> None:
+        """Keep what can be kept; what ends the run is told first, not what fails here."""
+        self._backend.discard()
+        if not self._between_steps:
+            return
+        try:
+            self.save()
+        except OuterloopError as error:
+            logger.warning("%s", error)
 
     def meta_test(self, methods: Sequence[str], num_tasks: int) -> list[TaskCurve]:
         """Adapt to every held-out task, by every method, on the same minibatches."""
@@ -183,18 +196,19 @@ class Trainer:
             for segment in self._dispatcher.run(wanted):
                 self._take(segment, records)
             accepted = {i: (r.attempt, r.num_segments) for i, r in records.items() if r.finite}
-            lost = self._backend.missing(step, accepted)
-            # A slice died with its worker after the driver had seen the segment.
-            for index in lost:
-                self._books.counters.retries += 1
-                specs[index] = replace(specs[index], attempt=records[index].attempt + 1)
-            wanted = [specs[index] for index in lost]
+            wanted = []
+            for index in self._backend.missing(step, accepted):
+                last = replace(specs[index], attempt=records[index].attempt)
+                reason = "slices of its outer gradient were lost on the way"
+                wanted.append(self._dispatcher.retry(TaskFailure(last, reason, True)))
         return records
 
     def _take(self, segment: Segment, records: dict[int, TaskRecord]) -> None:
         spec = segment.spec
         record = records.get(spec.index)
         if record is None or record.attempt != spec.attempt:
+            if record is not None:
+                self._books.trajectories.discard(spec.meta_step, spec.index, record.attempt)
             record = records[spec.index] = TaskRecord(spec.attempt)
         record.add(segment)
         self._books.trajectories.add(spec.meta_step, spec.index, spec.attempt, segment.rows)
@@ -202,9 +216,11 @@ class Trainer:
             self._backend.fold(segment)
         else:
             name = segment.rows.column("task_name")[0].as_py()
-            self._progress.message(
-                f"outer step {spec.meta_step}: task {spec.index} ({name}) left out: "
-                "its loss or gradient is not finite"
+            logger.warning(
+                "outer step %d: task %d (%s) left out: its loss or gradient is not finite",
+                spec.meta_step,
+                spec.index,
+                name,
             )
 
     def _count(self, records: dict[int, TaskRecord]) -> None:
@@ -218,9 +234,9 @@ class Trainer:
     def _check_bad_tasks(self) -> None:
         bad, bound = self._books.counters.bad_in_a_row, self.experiment.meta.max_bad_tasks
         if bad > bound:
-            raise RunFailedError(
+            raise TaskFailedError(
                 f"{bad} tasks in a row were not finite (meta.max_bad_tasks is {bound}); "
-                "try a smaller inner.lr or outer.lr"
+                "start a new run with a smaller inner.lr or outer.lr"
             )
 
     def _report(

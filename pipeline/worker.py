@@ -20,6 +20,7 @@ from algorithms.inner_loop import InnerLoop, InnerOptimizer, StepRecords
 from algorithms.parameters import capture_buffers, restore_buffers
 from pipeline.aggregator import Array
 from pipeline.config import Experiment
+from pipeline.errors import BadInputError
 from pipeline.memory import keep_freed_memory
 from pipeline.messages import TRAJECTORY_SCHEMA, Piece, Segment, TaskSpec
 from pipeline.network import build_network, outer_layout
@@ -127,10 +128,20 @@ class TaskWorker:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `workers.device` names; `auto` takes a GPU where there is one."""
+    """Return the device that `workers.device` names; `auto` takes a GPU where there is one.
+
+    Raises BadInputError for a GPU that is not there.
+    """
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+        return torch.device("cuda" if num_gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise BadInputError(
+            f"workers.device: '{name}': torch sees {num_gpus} GPU(s) here; set workers.device=cpu, "
+            "or install a CUDA build of torch on a machine with one"
+        )
+    return device
 
 
 def trajectory_rows(

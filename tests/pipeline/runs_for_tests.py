@@ -29,16 +29,6 @@ class Curves:
         pass
 
 
-class Messages(SilentProgress):
-    """Keeps what whoever watches is told."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.texts.append(text)
-
-
 def tiny(**sections: Any) -> Experiment:
     """An experiment of a second: few filters, few steps, several segments a task."""
     tree: dict[str, Any] = {
@@ -57,16 +47,15 @@ def tiny(**sections: Any) -> Experiment:
 
 def make_trainer(
     experiment: Experiment, backend: Backend, folder: Path, version: int = 0
-) -> tuple[Trainer, Books, Messages]:
+) -> tuple[Trainer, Books]:
     """A trainer with real books in `folder`."""
     books = Books(
         CheckpointStore(folder / "checkpoints", keep=2),
         TrajectoryWriter(folder / "trajectories"),
         Curves(),
     )
-    messages = Messages()
-    trainer = Trainer(experiment, backend, books, StopRequest(), messages, version)
-    return trainer, books, messages
+    trainer = Trainer(experiment, backend, books, StopRequest(), SilentProgress(), version)
+    return trainer, books
 
 
 def parameters(folder: Path) -> np.ndarray:

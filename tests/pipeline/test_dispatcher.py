@@ -11,7 +11,6 @@ from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import InterruptedRunError, RunFailedError
 from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskFailure, TaskSpec
-from pipeline.progress import SilentProgress
 
 
 class FakeBackend:
@@ -36,10 +35,12 @@ class FakeBackend:
         task = self.tasks.popleft()
         spec, number = task
         if number == 1 and self.deaths.get(spec.index, 0) > spec.attempt:
-            return [TaskFailure(spec, "killed", self.lost)]
+            waiting = [TaskFailure(other, "killed", True, begun=False) for other, _ in self.tasks]
+            self.tasks.clear()  # one worker: what waited behind the dead task is lost with it
+            return [TaskFailure(spec, "killed", self.lost), *waiting]
         if number == 0:
             task[1] = 1
-            self.tasks.append(task)
+            self.tasks.appendleft(task)
         rows = pa.RecordBatch.from_pylist([{"loss": 0.0}])
         return [Segment(spec, number, number == 1, True, rows, (), {})]
 
@@ -49,9 +50,7 @@ def specs(count: int) -> list[TaskSpec]:
 
 
 def dispatcher(backend, counters=None, stop=None, max_retries=3) -> Dispatcher:
-    return Dispatcher(
-        backend, max_retries, counters or Counters(), stop or StopRequest(), SilentProgress()
-    )
+    return Dispatcher(backend, max_retries, counters or Counters(), stop or StopRequest())
 
 
 def test_every_task_ends_once_and_no_more_run_than_there_is_room_for():
@@ -93,3 +92,11 @@ def test_a_request_to_stop_is_seen_between_two_segments():
     with pytest.raises(InterruptedRunError, match="SIGTERM"):
         run_until_stopped()
     assert len(seen) == 1
+
+
+def test_tasks_that_only_waited_behind_the_dead_one_are_not_charged():
+    counters = Counters()
+    backend = FakeBackend(room=3, deaths={0: 2})
+    segments = list(dispatcher(backend, counters, max_retries=2).run(specs(4)))
+    assert {s.spec.index: s.spec.attempt for s in segments if s.final} == {0: 2, 1: 0, 2: 0, 3: 0}
+    assert counters.retries == 2
