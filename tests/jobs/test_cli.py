@@ -98,6 +98,22 @@ BAD_INPUT = {
     "type": (["train", "quickstart", "meta.steps=many"], "meta.num_steps"),
     "range": (["train", "quickstart", "inner.lr=-1"], "greater than 0; got -1"),
     "baseline": (["train", "quickstart", "evaluation.baselines=[magic]"], "baseline 'magic'"),
+    "baseline twice": (
+        ["train", "quickstart", "evaluation.baselines=[scratch,scratch]"],
+        "'scratch' is there twice",
+    ),
+    "device": (["train", "quickstart", "workers.device=tpu"], "workers.device"),
+    "blocks": (["train", "quickstart", "model.num_blocks=5"], "model.num_blocks"),
+    "batch of one": (["train", "quickstart", "task.batch_size=1"], "batch-norm needs at least 2"),
+    "date for a name": (["show", "quickstart", "name=2024-13-45"], "name=2024-13-45"),
+    "endless list": (["show", "quickstart", "seed=" + 9999 * "["], "is no YAML value"),
+    "ray client": (["train", "quickstart", "workers.address=ray://h:1"], "workers.address=auto"),
+    "no cluster": (
+        ["train", "quickstart", "workers.address=127.0.0.1:1"],
+        "no Ray cluster answers there",
+    ),
+    "password": (["train", "quickstart", "tracking.uri=http://u:pw@h"], "MLFLOW_TRACKING_URI"),
+    "store": (["train", "quickstart", "tracking.uri=nowhere"], "expected an MLflow server"),
     "no experiment": (["train"], "expected EXPERIMENT"),
     "missing file": (["show", "absent.yaml"], "absent.yaml: cannot be read"),
     "unknown run": (["evaluate", "absent"], "unknown run 'absent'"),
@@ -122,6 +138,13 @@ def test_bad_input_is_one_line_and_exit_2(words, said, outerloop, home):
     assert said in err
     assert last_json(out) == {"error": err.removeprefix("error: ").strip(), "exit_code": 2}
     assert sorted(os.listdir(home)) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_bad_input(outerloop):
+    code, _, err = outerloop("train", "quickstart", "workers.count=0", "workers.device=cuda")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "torch sees 0 GPU(s)" in err
 
 
 @pytest.mark.parametrize(

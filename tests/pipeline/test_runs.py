@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError
-from pipeline.runs import RunFolder, home, json_text, list_runs
+from pipeline.runs import RunFolder, check_home, home, json_text, list_runs
 
 EXPERIMENT = build_experiment({"name": "trial", "seed": 3}, "test")
 
@@ -130,3 +130,22 @@ def test_damaged_summary_is_refused(content):
 def test_json_has_null_for_what_json_has_not():
     text = json_text({"a": [math.inf, 1.5, (math.nan,)], 2: Path("x")})
     assert json.loads(text) == {"a": [None, 1.5, [None]], "2": "x"}
+
+
+def test_a_run_is_for_one_process_at_a_time():
+    run = RunFolder.create(EXPERIMENT)
+    with (
+        run.locked(),
+        pytest.raises(BadInputError, match=rf"in use by process {os.getpid()} on "),
+        run.locked(),
+    ):
+        pass
+    with run.locked():  # and then it is free again
+        pass
+
+
+def test_a_home_that_cannot_be_written_is_found_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path / "file" / "runs"))
+    with pytest.raises(BadInputError, match="set OUTERLOOP_HOME"):
+        check_home()
