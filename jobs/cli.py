@@ -155,7 +155,7 @@ def data_fetch(
         Path | None, typer.Option("--from", help="Folder that holds the archives already.")
     ] = None,
 ) -> Result:
-    """Download a data set, or take it from a folder, and check it."""
+    """Download a data set, or take it from a folder; check it and print each file's SHA-256."""
     from jobs import datasets
 
     return datasets.fetch(context.obj, name, source)

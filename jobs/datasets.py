@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def show(console: Console) -> dict[str, Any]:
 
 
 def fetch(console: Console, name: str, source: Path | None) -> dict[str, Any]:
-    """Get the data set and say how each file was checked."""
+    """Get the data set and say how each file was checked, and its SHA-256."""
     with Progress(console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -55,11 +56,6 @@ def fetch(console: Console, name: str, source: Path | None) -> dict[str, Any]:
         files = fetch_files(name, data_root(), source, progress=advance)
     for file in files:
         there = " (was there already)" if file.was_there else ""
-        console.print(f"{file.path}: {file.verdict}{there}", soft_wrap=True, markup=False)
-    return {
-        "name": name,
-        "files": [
-            {"path": file.path, "verdict": file.verdict, "was_there": file.was_there}
-            for file in files
-        ],
-    }
+        line = f"{file.path}: {file.verdict}{there}; SHA-256 {file.sha256}"
+        console.print(line, soft_wrap=True, markup=False)
+    return {"name": name, "files": [asdict(file) for file in files]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 import zipfile
 import zlib
@@ -39,15 +38,6 @@ def open_archive(path: Path, max_entry_bytes: int) -> Iterator[dict[str, Callabl
         raise BadInputError(f"{path}: is no whole zip archive ({error}); fetch it again") from None
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def file_hash(path: Path, algorithm: str) -> str:
-    """Return the file's hash as hexadecimal digits; BadInputError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, algorithm).hexdigest()
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _checked(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from pipeline.data.alphabets import (
     shape_of,
 )
 from pipeline.errors import BadInputError
+from pipeline.files import write_atomic
 
 FORMAT_VERSION = 1
 
@@ -100,25 +99,8 @@ def write(path: Path, dataset: AlphabetSet) -> None:
     schema = pa.schema([("image", kind)], metadata={"header": header, "checksum": checksum})
     batch = pa.RecordBatch.from_arrays([column], schema=schema)
 
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename within `folder` last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomic(path, sink.getvalue().to_pybytes())

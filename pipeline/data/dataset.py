@@ -16,7 +16,8 @@ class SourceFile:
 
     path: str  # under the data root
     url: str  # of its folder on the official server
-    md5: str  # the official one
+    md5: str  # of the official file, which is published with no other hash
+    repacked_sha256: str  # of a copy with the same content in another packing
 
     @property
     def name(self) -> str:

@@ -11,8 +11,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.data.cache import sync_folder
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.files import sync_folder
 
 Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all (0: unknown)
 

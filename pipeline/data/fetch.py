@@ -1,4 +1,8 @@
-"""Getting data sets, and saying which there are: `outerloop data fetch` and `data list`."""
+"""Getting data sets, and saying which there are: `outerloop data fetch` and `data list`.
+
+What is fetched gets its name only after the data set's own check (`Dataset.check`), by content and
+by hash. The SHA-256 of every file is reported, so that two machines can compare what they have.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from pipeline.data.dataset import Dataset, SourceFile
 from pipeline.data.download import Progress, copy, download, publish
 from pipeline.data.registry import DATASETS, dataset_class
 from pipeline.errors import BadInputError
+from pipeline.files import sha256_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,8 @@ class FetchedFile:
     """A file of a data set that is now under the data root."""
 
     path: Path
-    verdict: str  # official, or accepted by its content
+    verdict: str  # official, a known copy, or accepted by its content
+    sha256: str  # in hexadecimal
     was_there: bool  # it was there already, and nothing was transferred
 
 
@@ -80,7 +86,7 @@ def _fetch_file(
     path = root / file.path
     if path.exists():
         with suppress(BadInputError):  # a damaged file is replaced, once the new one is whole
-            return FetchedFile(path, dataset.check(path, file), was_there=True)
+            return FetchedFile(path, dataset.check(path, file), sha256_file(path), was_there=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     if from_dir is not None:
@@ -93,7 +99,7 @@ def _fetch_file(
         part.unlink()
         raise
     publish(part, path)
-    return FetchedFile(path, verdict, was_there=False)
+    return FetchedFile(path, verdict, sha256_file(path), was_there=False)
 
 
 def _find(folder: Path, file: SourceFile) -> Path:

@@ -1,15 +1,19 @@
 """The command line: exit codes, one-line errors, and the JSON that scripts rely on."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from jobs import cli
+from pipeline.data.omniglot import Omniglot
+from tests.pipeline.data.archives import write_small_omniglot
 from tests.processes import ROOT
 
 TINY = [
@@ -274,6 +278,20 @@ def test_data_list_says_what_is_there(outerloop, tmp_path, monkeypatch):
     assert code == 0
     assert sets["glyphs"]["present"]
     assert not sets["omniglot"]["present"]
+
+
+def test_data_fetch_prints_and_reports_the_sha256_of_each_file(outerloop, tmp_path, monkeypatch):
+    wanted = {"images_background.zip": {"Greek": 2}, "images_evaluation.zip": {"Angelic": 1}}
+    monkeypatch.setattr(Omniglot, "alphabets", wanted)
+    monkeypatch.setenv("OUTERLOOP_DATA", str(tmp_path / "root"))
+    source = write_small_omniglot(tmp_path / "source")
+    code, out, err = outerloop("data", "fetch", "omniglot", "--from", str(source))
+    assert (code, err) == (0, "")
+    files = last_json(outerloop("--json", "data", "fetch", "omniglot")[1])["files"]
+    for file, line in zip(files, out.splitlines(), strict=True):
+        digest = hashlib.sha256((source / Path(file["path"]).name).read_bytes()).hexdigest()
+        assert line.endswith(f"SHA-256 {digest}")
+        assert file["sha256"] == digest
 
 
 def test_ui_without_runs_or_with_a_server_elsewhere(outerloop, tmp_path, monkeypatch):

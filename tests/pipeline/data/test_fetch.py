@@ -1,3 +1,4 @@
+import hashlib
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -94,6 +95,9 @@ def test_download_checks_and_reports_each_file(root, source):
     assert_fetched(root, source)
     assert requests == [(name, None) for name in NAMES]
     assert all("not the official one" in f.verdict and not f.was_there for f in fetched)
+    hashes = [hashlib.sha256((source / name).read_bytes()).hexdigest() for name in NAMES]
+    assert [f.sha256 for f in fetched] == hashes
+    assert [f.sha256 for f in fetch("omniglot", root)] == hashes  # there already
     sizes = {name: (source / name).stat().st_size for name in NAMES}
     assert {(name, done, total) for name, done, total in seen if done == total} == {
         (name, size, size) for name, size in sizes.items()

@@ -1,7 +1,9 @@
+import hashlib
 import os
 import stat
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,23 @@ def test_unofficial_archive_is_accepted_by_content_and_says_so(tmp_path, small_o
     assert Omniglot(tmp_path).decode().source.count("not the official one") == 2
     path = tmp_path / FILE.path
     assert "not the official one" in Omniglot.check(path, FILE)
+
+
+def test_archive_is_known_by_md5_or_sha256_and_both_are_on_record(tmp_path, small_omniglot):
+    write_small_omniglot(tmp_path / "omniglot")
+    path = tmp_path / FILE.path
+    content = path.read_bytes()
+    md5, sha256 = (hashlib.new(name, content).hexdigest() for name in ("md5", "sha256"))
+    assert f"official by its MD5 {md5}" in Omniglot.check(path, replace(FILE, md5=md5))
+    known = Omniglot.check(path, replace(FILE, repacked_sha256=sha256))
+    assert known == "Omniglot packed anew, known by its SHA-256"
+    assert f"SHA-256 {sha256}" in Omniglot(tmp_path).decode().source
+
+
+@needs_omniglot
+def test_real_archives_are_known_by_hash():
+    for file in Omniglot.files:
+        assert "content" not in Omniglot.check(Path(DATA) / file.path, file)
 
 
 def test_missing_data_says_how_to_get_it(tmp_path, monkeypatch):
