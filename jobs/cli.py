@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ data = typer.Typer(help="Data sets: where they are, how to get them.")
 bench = typer.Typer(help="Throughput figures, with ratio to a baseline.")
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+
+EXIT_CODES = (0, 1, 2, 130)
+SIGTERM_CODES = (signal.SIGTERM, 128 + signal.SIGTERM)
 
 Result = dict[str, Any]
 Overrides = Annotated[
@@ -205,6 +209,9 @@ def run(arguments: Sequence[str]) -> int:
         result = app(
             args=["--json"] * as_json + words, prog_name="outerloop", standalone_mode=False
         )
+    except SystemExit as error:
+        line, code = _line_and_code_of_exit(error)
+        return _report(line, code, as_json) if code else 0
     except Exception as error:
         return _report(*_line_and_code(error), as_json)
     if result == 130:  # typer's answer to KeyboardInterrupt
@@ -229,6 +236,22 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
         return f"{where}{error.strerror or error}", 1
     traceback.print_exception(error)  # a mistake in outerloop itself
     return f"{type(error).__name__}: {error}", 1
+
+
+def _line_and_code_of_exit(error: SystemExit) -> tuple[str, int]:
+    """Return line and exit code for a SystemExit, which none of our own code raises.
+
+    Ray does, from handlers of SIGTERM that are in place while it starts: with the signal's number
+    at first, and with 1 once its processes stand.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    by_handler = bool(frames) and frames[-1].name == "sigterm_handler"
+    if error.code in SIGTERM_CODES or by_handler or "SIGTERM" in str(error.code):
+        return "interrupted by SIGTERM before the run began", 130
+    code = 0 if error.code is None else error.code
+    if isinstance(code, int):
+        return f"ended with exit code {code}", code if code in EXIT_CODES else 1
+    return str(code), 1
 
 
 def _report(line: str, code: int, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -193,6 +194,37 @@ def test_interrupt_is_exit_130(outerloop, monkeypatch):
     code, out, err = outerloop("data", "list", "--json")
     assert (code, err) == (130, "error: interrupted\n")
     assert last_json(out) == {"error": "interrupted", "exit_code": 130}
+
+
+def sigterm_handler():
+    """Exits as Ray's handler of that name does once its processes stand."""
+    sys.exit(1)
+
+
+def exits_with(code):
+    return lambda: sys.exit(code)
+
+
+BEFORE = "interrupted by SIGTERM before the run began"
+EXITS = {
+    "Ray's early handler": (exits_with(signal.SIGTERM), 130, BEFORE),
+    "Ray's late handler": (sigterm_handler, 130, BEFORE),
+    "as a shell counts signals": (exits_with(143), 130, BEFORE),
+    "by name": (exits_with("The process receives a SIGTERM."), 130, BEFORE),
+    "of the contract": (exits_with(2), 2, "ended with exit code 2"),
+    "of no contract": (exits_with(7), 1, "ended with exit code 7"),
+    "with a line": (exits_with("no way on"), 1, "no way on"),
+}
+
+
+@pytest.mark.parametrize(("leave", "code", "line"), EXITS.values(), ids=list(EXITS))
+def test_exit_from_below_has_a_line_and_a_code_of_the_contract(
+    leave, code, line, outerloop, monkeypatch
+):
+    monkeypatch.setattr("jobs.datasets.show", lambda console: leave())
+    got, out, err = outerloop("data", "list", "--json")
+    assert (got, err) == (code, f"error: {line}\n")
+    assert last_json(out) == {"error": line, "exit_code": code}
 
 
 def test_train_reports_the_contract(trained, home):

@@ -3,6 +3,7 @@ no bit of the result and no point of the curves."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -67,6 +68,30 @@ def points(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
         key: [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
         for key in run.data.metrics
     }
+
+
+def wait_for_child(parent: subprocess.Popen[str], name: str) -> None:
+    """Return once `parent` has a child process of that name."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and parent.poll() is None:
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                identity, _, rest = stat.read_text().rpartition(")")
+                if name in identity and rest.split()[1] == str(parent.pid):
+                    return
+        time.sleep(0.02)
+    raise AssertionError(parent.communicate())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sigterm_while_ray_starts_is_one_line_and_leaves_no_run(tmp_path):
+    process = command(tmp_path, "train", "quickstart", "workers.count=1", *TINY)
+    wait_for_child(process, "gcs_server")
+    process.send_signal(signal.SIGTERM)
+    code, said = answer(process)
+    line = "interrupted by SIGTERM before the run began"
+    assert (code, said) == (130, {"error": line, "exit_code": 130})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sigterm_then_resume_gives_the_undisturbed_result_and_curves(tmp_path):
