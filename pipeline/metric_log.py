@@ -70,7 +70,7 @@ class MetricLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Force the log to disk and close it; OSError if that fails, and it is closed all the same."""
+        """Force the log to disk and close it; closed it is even if the disk is full (OSError)."""
         try:
             self._file.flush()
             self.sync()

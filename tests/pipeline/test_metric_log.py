@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.metric_log import MetricLog, count_points, read_points
-from tests.processes import kill_after
+from tests.processes import kill_after, start
 
 APPENDS_FOREVER = """
 import sys, pathlib
@@ -19,6 +19,25 @@ while True:
     log.append(step, {f"train/{i}": step + i / 7 for i in range(500)}, timestamp_ms=step)
     print(step, flush=True)
     step += 1
+"""
+
+FILLS_THE_DISK = """
+import pathlib, resource, sys
+from pipeline.metric_log import MetricLog
+log = MetricLog(pathlib.Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    log.append(0, {"train/loss": 1.0}, timestamp_ms=0)
+except OSError:
+    print("append")
+try:
+    log.close()
+except OSError:
+    print("close")
+try:
+    log.sync()
+except ValueError:
+    print("closed")
 """
 
 
@@ -149,3 +168,10 @@ def test_a_killed_process_loses_no_point_that_it_has_logged(tmp_path, delay_s):
         offset = int(key.split("/")[1]) / 7
         assert mine == [(step, step + offset) for step in range(len(mine))]
         assert len(mine) >= finished + 3
+
+
+def test_a_log_that_cannot_be_written_any_more_is_closed_all_the_same(tmp_path):
+    finished = start(FILLS_THE_DISK, tmp_path / "log")
+    output, errors = finished.communicate()
+    assert output.split() == ["append", "close", "closed"], errors
+    assert points(tmp_path / "log") == []
