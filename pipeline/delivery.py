@@ -64,24 +64,19 @@ class Delivery:
     def deliver(self, with_refused: bool = False) -> None:
         """Send what waits; what MLflow refuses stays, and the rest still goes.
 
-        What was refused is tried again only once in a while, or `with_refused`.
+        What was refused is tried again once in a while only, or `with_refused`.
         """
         run = self._run or self._connect()
         self._deliver_points(run)
         for item in pending_items(self.pending_folder):
-            refused_at = self._refused_at.get(item.file.name)
-            again = refused_at is None or time.monotonic() > refused_at + REFUSED_AGAIN_AFTER_S
-            if not again and not with_refused:
+            if not with_refused and self._was_refused_lately(item):
                 continue
             try:
                 self._deliver_item(run, item)
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                if refused_at is None:
-                    what = f"MLflow at {redact(self.uri)} refuses {item.file.name}"
-                    logger.warning("%s: %s; it is tried again later", what, one_line(error))
-                self._refused_at[item.file.name] = time.monotonic()
+                self._note_refusal(item, error)
 
     def undelivered(self) -> tuple[int, int]:
         """Return how many points and how many other items wait."""
@@ -114,13 +109,25 @@ class Delivery:
             self._write_json("delivered.json", {"offset": offset})
 
     def _deliver_item(self, run: MlflowRun, item: Item) -> None:
-        paths = [*item.content.get("files", ()), item.content.get("path")]
-        gone = [path for path in paths if path is not None and not Path(path).exists()]
+        gone = [path for path in item.files() if not path.exists()]
         if gone:
             logger.warning("%s is no longer there and is not sent to MLflow", gone[0])
         else:
             run.deliver(item.kind, item.content)
         item.discard()
+
+    def _was_refused_lately(self, item: Item) -> bool:
+        refused_at = self._refused_at.get(item.file.name)
+        return refused_at is not None and time.monotonic() < refused_at + REFUSED_AGAIN_AFTER_S
+
+    def _note_refusal(self, item: Item, error: Exception) -> None:
+        name = item.file.name
+        if name not in self._refused_at:
+            logger.warning(
+                "MLflow at %s refuses %s: %s; it is kept in %s and tried again later",
+                redact(self.uri), name, one_line(error), self.pending_folder,
+            )  # fmt: skip
+        self._refused_at[name] = time.monotonic()
 
     def _load_target(self, uri: str, experiment: str) -> dict[str, Any]:
         target = self._read_json("target.json")

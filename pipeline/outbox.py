@@ -31,6 +31,12 @@ class Item:
     kind: str  # of pipeline.mlflow_run.MlflowRun.deliver
     content: dict[str, Any]
 
+    def files(self) -> list[Path]:
+        """Return the files that are to be sent; parameters may be called `files` or `path` too."""
+        if self.kind == "model":
+            return [Path(path) for path in self.content["files"]]
+        return [Path(self.content["path"])] if self.kind == "artifact" else []
+
     def discard(self) -> None:
         """Remove the item, and its files with it."""
         self.file.unlink(missing_ok=True)
@@ -54,15 +60,14 @@ class Outbox:
         Args:
             kind: What it is.
             content: Anything that JSON can hold.
-            files: Sent as they are now, even if they are removed before; no two of one name.
-                They become the item's `content["files"]`.
+            files: Of a model. Sent as they are now, even if they are removed before; no two of
+                one name. They become the item's `content["files"]`.
         """
         item = self._folder / f"{self._next_number:08d}-{kind}.json"
         kept = item.with_suffix("")
-        if files:
-            content = {**content, "files": [f"{kept.name}/{path.name}" for path in files]}
         try:
             if files:
+                content = {**content, "files": [f"{kept.name}/{path.name}" for path in files]}
                 _keep(files, kept)
             write_atomic(item, json.dumps({"kind": kind, "content": content}).encode())
         except BaseException:
@@ -77,7 +82,7 @@ def pending_items(folder: Path) -> Iterator[Item]:
         try:
             item = json.loads(file.read_bytes())
             content = item["content"]
-            if "files" in content:
+            if item["kind"] == "model":
                 content["files"] = [str(folder / name) for name in content["files"]]
             yield Item(file, item["kind"], content)
         except (OSError, ValueError, TypeError, KeyError) as error:

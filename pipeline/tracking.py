@@ -139,8 +139,8 @@ class Tracker:
                 self.set_status(status)
         with _disk_errors_as_warnings(), self._disk_errors():
             self._log.close()
-        self._finishing.set()
         with contextlib.suppress(KeyboardInterrupt):
+            self._finishing.set()
             self._thread.join(timeout_s)
         with _disk_errors_as_warnings():
             return _report_undelivered(self._delivery)
