@@ -110,7 +110,9 @@ class LiveBars:
         self._bars.update(self._training, completed=progress.step, figures=figures(progress))
 
     def phase(self, name: str, total: int) -> None:
-        """Begin a bar of its own."""
+        """Begin a bar of its own, in place of the last phase's."""
+        if self._phase is not None:
+            self._bars.remove_task(self._phase)
         self._phase = self._bars.add_task(escape(name), total=total, figures="")
 
     def advance(self, amount: int = 1) -> None:

@@ -74,5 +74,11 @@ def _tasks(values: dict[str, Any]) -> str:
 
 def _caption(evaluation: Evaluation) -> str:
     seeds = {curve.seed for curve in evaluation.curves}
-    over = "tasks" if len(seeds) == 1 else "(task, seed) pairs"
-    return f"AUC: mean training error over the steps. ± is a 95 % interval over {over}. * best."
+    if len(seeds) == 1:
+        interval = "±: 95 % interval over tasks."
+    else:
+        interval = (
+            "±: 95 % interval over (task, seed) pairs as if independent,\n"
+            "though a task under two seeds is still the same task."
+        )
+    return f"AUC: mean training error over the steps.\n{interval} *: the best."

@@ -3,8 +3,9 @@
 import io
 
 from rich.console import Console
+from rich.progress import Progress as Bars
 
-from jobs.progress import PlainLines, eta, figures, shown
+from jobs.progress import LiveBars, PlainLines, eta, figures, shown
 from pipeline.progress import OuterProgress
 
 STEP = OuterProgress(
@@ -38,6 +39,18 @@ def test_every_way_of_showing_has_the_same_figures():
             assert part in text
         assert "3/10" in text
         assert "meta-test" in text
+
+
+def test_the_last_part_alone_has_a_bar():
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with Bars(console=console) as bars:
+        live = LiveBars(bars)
+        live.outer_step(STEP)
+        for number in range(100):
+            live.phase(f"meta-test {number}", 2)
+            live.advance()
+        assert [bar.description for bar in bars.tasks] == ["meta-training", "meta-test 99"]
+        assert bars.tasks[1].completed == 1
 
 
 def test_silence_is_broken_by_messages_alone():
