@@ -42,7 +42,7 @@ from pipeline.trajectories import TrajectoryWriter
 from pipeline.worker import PRECISIONS
 
 
-def run(repeats: int = 5, outer_steps: int = 2, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+def run(repeats: int = 5, outer_steps: int = 1, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Measure; needs two cores.
 
     Args:
