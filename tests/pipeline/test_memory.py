@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from tests.processes import start
 
 MEASURE = """
 import resource, sys, tempfile
@@ -20,17 +19,17 @@ experiment = tiny(
     model={"num_filters": 4},
 )
 with tempfile.TemporaryDirectory() as folder:
-    trainer, _, _ = make_trainer(experiment, LocalBackend(experiment, Start()), Path(folder))
+    trainer, _ = make_trainer(experiment, LocalBackend(experiment, Start()), Path(folder))
     trainer.train(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def peak_kib(num_steps: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(num_steps)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+    process = start(MEASURE, num_steps)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return int(output)
 
 
 def test_peak_memory_of_ten_thousand_steps_is_that_of_a_hundred():
