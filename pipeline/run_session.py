@@ -78,7 +78,6 @@ class RunSession:
         )
         version = checkpoint.step if checkpoint else 0
         self._trainer = Trainer(experiment, backend, self._books, stop, progress, version)
-        self._first_version = version
         self._begun = time.monotonic()
 
     def train(self) -> TrainResult:

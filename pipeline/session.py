@@ -45,7 +45,7 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
 
     Raises BadInputError before anything is written when the experiment cannot be run here.
     """
-    check_baselines(experiment.evaluation.baselines, experiment)
+    check_baselines(experiment.evaluation.baselines)
     tracking_uri(experiment.tracking.uri, home())
     check_home()
     with _listening(experiment, Start()) as (backend, stop):
@@ -95,14 +95,14 @@ def _evaluate(
             f"run {run.run_id} has no checkpoint; run: outerloop train --resume {run.run_id}"
         )
     baselines = experiment.evaluation.baselines if baselines is None else tuple(baselines)
-    check_baselines(baselines, experiment)
+    check_baselines(baselines)
     start = Start(run.checkpoints, checkpoint.step)
     with _listening(experiment, start) as (backend, stop):
         session = RunSession(run, experiment, backend, stop, progress, checkpoint)
         return session.evaluate(baselines)
 
 
-def check_baselines(baselines: Sequence[str], experiment: Experiment) -> None:
+def check_baselines(baselines: Sequence[str]) -> None:
     """Raise BadInputError for a baseline that a run cannot meta-test by itself."""
     for name in baselines:
         if list(baselines).count(name) > 1:
