@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipeline.caches import replace_unwritable_caches
 from pipeline.errors import OuterloopError
 
 # What needs torch, Ray or MLflow is imported in the command that uses it: they take seconds.
@@ -43,6 +44,9 @@ def _settings(
         bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
     ] = False,
 ) -> None:
+    warning = replace_unwritable_caches()
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
     context.obj = Console(stderr=as_json, highlight=False)
 
 
@@ -89,7 +93,8 @@ def compare(
     context: typer.Context,
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Evaluated runs.")],
     plot: Annotated[
-        Path | None, typer.Option(help="PNG to write; default: compare.png among the runs.")
+        Path | None,
+        typer.Option(help="File to write: .png, .pdf or .svg; default: one among the runs."),
     ] = None,
 ) -> Result:
     """Put the meta-tests of several runs into one table and one plot."""
@@ -102,10 +107,10 @@ def compare(
 def experiments(context: typer.Context) -> Result:
     """List the experiments that ship with the package."""
     from jobs import catalog
-    from jobs.tables import rows_table
+    from jobs.tables import RowsTable
 
     rows = {name: catalog.describe(name) for name in catalog.experiment_names()}
-    context.obj.print(rows_table("Experiments", ("name", "what it is"), rows.items()))
+    context.obj.print(RowsTable("Experiments", ("name", "what it is"), rows.items()))
     return {"experiments": rows}
 
 

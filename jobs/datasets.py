@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from jobs.tables import rows_table
+from jobs.tables import RowsTable
+from pipeline.data.fetch import DatasetRow, list_datasets
 from pipeline.data.fetch import fetch as fetch_files
-from pipeline.data.fetch import list_datasets
 from pipeline.data.paths import data_root
 
 MIB = 1 << 20
@@ -20,27 +20,25 @@ MIB = 1 << 20
 def show(console: Console) -> dict[str, Any]:
     """Print a row for each data set."""
     rows = list_datasets(data_root())
-    table = rows_table(
-        f"Data sets in {data_root()}",
-        ("name", "there", "where", "MiB", "licence", "how to get it"),
-        (
-            (
-                row.name,
-                "yes" if row.present else "no",
-                row.where,
-                f"{row.size_bytes / MIB:.1f}",
-                row.licence,
-                row.how,
-            )
-            for row in rows
-        ),
+    table = RowsTable(
+        "Data sets",
+        ("name", "there", "MiB", "licence"),
+        ((row.name, _there(row), f"{row.size_bytes / MIB:.1f}", row.licence) for row in rows),
     )
     console.print(table)
-    keys = ("present", "where", "size_bytes", "licence", "how")
+    for row in rows:  # under the table, which would cut the paths
+        console.print(f"{row.name}: {row.problem or row.where}", soft_wrap=True, markup=False)
+    keys = ("present", "where", "size_bytes", "licence", "how", "problem")
     return {
         "root": data_root(),
         "datasets": {row.name: {key: getattr(row, key) for key in keys} for row in rows},
     }
+
+
+def _there(row: DatasetRow) -> str:
+    if row.present:
+        return "yes"
+    return "not whole" if row.size_bytes else "no"
 
 
 def fetch(console: Console, name: str, source: Path | None) -> dict[str, Any]:

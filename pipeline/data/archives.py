@@ -35,7 +35,7 @@ def open_archive(path: Path, max_entry_bytes: int) -> Iterator[dict[str, Callabl
             entries = _checked(path, archive.infolist(), max_entry_bytes)
             yield {e.filename: _reader(path, archive, e) for e in entries}
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        raise BadInputError(f"{path}: is no whole zip archive ({error}); fetch it again") from None
+        raise BadInputError(f"{path}: is no whole zip archive ({error})") from None
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -83,7 +83,7 @@ def _reader(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Cal
             return archive.read(entry)  # never more than the size that was checked
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
             raise BadInputError(
-                f"{path}: entry {entry.filename!r:.120} is damaged ({error}); fetch it again"
+                f"{path}: entry {entry.filename!r:.120} is damaged ({error})"
             ) from None
 
     return read

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.data.alphabets import AlphabetSet
+from pipeline.errors import BadInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,34 @@ class Dataset(ABC):
     @abstractmethod
     def check(cls, path: Path, file: SourceFile) -> str:
         """Return how `path` was found to be `file`; BadInputError if its content is not that."""
+
+    @classmethod
+    def locate(cls, root: Path, file: SourceFile) -> Path:
+        """Return where `file` lies under the data root; BadInputError says how to get it."""
+        path = root / file.path
+        if path.is_file():
+            return path
+        cls.check_root(root)
+        if (root / file.name).is_file():
+            raise BadInputError(
+                f"{path}: not found, but {root / file.name} is there; put it in its place with "
+                f"`outerloop data fetch {cls.name} --from {root}`"
+            )
+        raise BadInputError(
+            f"{path}: not found; get it with `outerloop data fetch {cls.name}` (from a folder "
+            f"with --from DIR), or set OUTERLOOP_DATA to the folder that holds {cls.name}/"
+        )
+
+    @classmethod
+    def replaced_with(cls) -> str:
+        """Return what to do about a file that is there and is not what it should be."""
+        return f"`outerloop data fetch {cls.name}` replaces it"
+
+    @classmethod
+    def check_root(cls, root: Path) -> None:
+        """Raise BadInputError if `root` is not the data root but this data set's folder in it."""
+        if root.name == cls.name and any((root / file.name).is_file() for file in cls.files):
+            raise BadInputError(
+                f"{root}: is the folder of {cls.name} itself; set OUTERLOOP_DATA to the folder "
+                f"that holds it: OUTERLOOP_DATA={root.parent}"
+            )

@@ -52,14 +52,17 @@ def download(url: str, part: Path, max_bytes: int, progress: Progress) -> None:
 
 
 def copy(source: Path, part: Path, progress: Progress) -> None:
-    """Copy `source` to the file `part`; BadInputError if it cannot be read."""
+    """Copy `source` to the file `part`; BadInputError if it cannot be opened."""
     try:
-        with source.open("rb") as file, part.open("wb") as out:
-            shutil.copyfileobj(file, out)
-            out.flush()
-            os.fsync(out.fileno())
+        file = source.open("rb")
     except FileNotFoundError:
         raise BadInputError(f"{source}: not found; --from needs a folder that has it") from None
+    except OSError as error:
+        raise BadInputError(f"{source}: cannot be read: {error.strerror}") from None
+    with file, part.open("wb") as out:
+        shutil.copyfileobj(file, out)
+        out.flush()
+        os.fsync(out.fileno())
     progress(source.name, _size(part), _size(part))
 
 

@@ -33,11 +33,12 @@ class DatasetRow:
     """What `outerloop data list` says about a data set."""
 
     name: str
-    present: bool
+    present: bool  # all of it, and whole
     where: str  # folder, or what it is made from
     size_bytes: int  # of the files that are there
     licence: str
     how: str  # how to get it
+    problem: str  # why it is not present, and what mends that; empty if it is
 
 
 def fetch(
@@ -63,16 +64,34 @@ def fetch(
     dataset = dataset_class(name)
     if not dataset.files:
         raise BadInputError(f"data set '{name}': comes with outerloop; there is nothing to fetch")
+    dataset.check_root(root)
     try:
         return [_fetch_file(dataset, f, root, from_dir, url_base, progress) for f in dataset.files]
     except OSError as error:
-        where = error.filename or root
-        raise BadInputError(f"{where}: cannot store the data: {error.strerror}") from None
+        raise BadInputError(
+            f"{error.filename or root}: the data cannot be stored: {error.strerror}; set "
+            "OUTERLOOP_DATA to a folder that can be written and has room"
+        ) from None
 
 
 def list_datasets(root: Path) -> list[DatasetRow]:
-    """Return a row for each data set, given the data root; nothing is read but file sizes."""
+    """Return a row for each data set, given the data root; every file is checked."""
     return [_row(dataset, root) for _, dataset in sorted(DATASETS.items())]
+
+
+def problem_of(dataset: type[Dataset], root: Path) -> str:
+    """Return what keeps `dataset` from being used, and what mends that; empty if nothing does."""
+    try:
+        for file in dataset.files:
+            path = dataset.locate(root, file)
+            try:
+                dataset.check(path, file)
+            except BadInputError as error:
+                return f"{error}; {dataset.replaced_with()}"
+        dataset(root).identity()
+    except BadInputError as error:
+        return str(error)
+    return ""
 
 
 def _fetch_file(
@@ -84,20 +103,22 @@ def _fetch_file(
     progress: Progress,
 ) -> FetchedFile:
     path = root / file.path
+    origin = f"{url_base or file.url}/{file.name}" if from_dir is None else _find(from_dir, file)
     if path.exists():
         with suppress(BadInputError):  # a damaged file is replaced, once the new one is whole
             return FetchedFile(path, dataset.check(path, file), sha256_file(path), was_there=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    if from_dir is not None:
-        copy(_find(from_dir, file), part, progress)
+    if isinstance(origin, Path):
+        copy(origin, part, progress)
     else:
-        download(f"{url_base or file.url}/{file.name}", part, MAX_ARCHIVE_BYTES, progress)
+        download(origin, part, MAX_ARCHIVE_BYTES, progress)
     try:
         verdict = dataset.check(part, file)
-    except BadInputError:
+    except BadInputError as error:
         part.unlink()
-        raise
+        # What was wrong is wrong at its origin; the part is gone.
+        raise BadInputError(str(error).replace(str(part), str(origin))) from None
     publish(part, path)
     return FetchedFile(path, verdict, sha256_file(path), was_there=False)
 
@@ -110,7 +131,7 @@ def _find(folder: Path, file: SourceFile) -> Path:
 
 def _row(dataset: type[Dataset], root: Path) -> DatasetRow:
     paths = [root / file.path for file in dataset.files]
-    present = [path for path in paths if path.is_file()]
+    problem = problem_of(dataset, root)
     if not paths:
         where, how = "embedded", "comes with outerloop"
     else:
@@ -118,9 +139,10 @@ def _row(dataset: type[Dataset], root: Path) -> DatasetRow:
         how = f"outerloop data fetch {dataset.name} [--from DIR]"
     return DatasetRow(
         name=dataset.name,
-        present=len(present) == len(paths),
+        present=not problem,
         where=where,
-        size_bytes=sum(path.stat().st_size for path in present),
+        size_bytes=sum(path.stat().st_size for path in paths if path.is_file()),
         licence=dataset.licence,
         how=how,
+        problem=problem,
     )

@@ -11,10 +11,14 @@ from platformdirs import user_cache_path
 def data_root() -> Path:
     """Return the folder of downloaded data sets: OUTERLOOP_DATA, or in the user's cache."""
     given = os.environ.get("OUTERLOOP_DATA")
-    return Path(given) if given else user_cache_path("outerloop") / "data"
+    return _absolute(given) if given else user_cache_path("outerloop") / "data"
 
 
 def cache_root() -> Path:
     """Return the folder of decoded data sets: OUTERLOOP_CACHE, or in the user's cache."""
     given = os.environ.get("OUTERLOOP_CACHE")
-    return Path(given) if given else user_cache_path("outerloop") / "decoded"
+    return _absolute(given) if given else user_cache_path("outerloop") / "decoded"
+
+
+def _absolute(given: str) -> Path:
+    return Path(given).expanduser().absolute()

@@ -157,7 +157,7 @@ def test_wrong_file_is_refused_and_nothing_stays(root, source):
     write_zip(source / NAMES[0], omniglot_entries({"Klingon": 2}))
     with (
         served(source) as (url, _),
-        pytest.raises(BadInputError, match="not one of Omniglot's"),
+        pytest.raises(BadInputError, match=r"^http://.*zip: entry .* not one of Omniglot's"),
     ):
         fetch("omniglot", root, url_base=url)
     assert list((root / "omniglot").iterdir()) == []
@@ -213,8 +213,32 @@ def test_damaged_file_is_replaced_once_the_new_one_is_whole(root, source, tmp_pa
 
 def test_root_that_cannot_be_written_is_one_line(tmp_path, source):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInputError, match="cannot store the data"):
+    with pytest.raises(BadInputError, match="cannot be stored: Not a directory; set OUTERLOOP_DAT"):
         fetch("omniglot", tmp_path / "file", from_dir=source)
+
+
+def test_wrong_file_in_a_folder_is_named_where_it_lies(root, source):
+    (source / NAMES[0]).write_bytes(b"torn")
+    with pytest.raises(BadInputError) as bad:
+        fetch("omniglot", root, from_dir=source)
+    assert str(bad.value).startswith(f"{source / NAMES[0]}: is no whole zip archive")
+    assert ".part" not in str(bad.value)
+    (source / NAMES[0]).unlink()
+    (source / NAMES[0]).mkdir()
+    with pytest.raises(BadInputError, match="cannot be read: Is a directo"):
+        fetch("omniglot", root, from_dir=source)
+
+
+def test_own_folder_of_the_data_set_is_no_data_root(root, source):
+    fetch("omniglot", root, from_dir=source)
+    inside = root / "omniglot"
+    with pytest.raises(BadInputError, match=rf"OUTERLOOP_DATA={root}$"):
+        fetch("omniglot", inside)
+    assert f"OUTERLOOP_DATA={root}" in list_datasets(inside)[1].problem
+    # A folder of another name can be a data root, and is told how to become one.
+    assert f"outerloop data fetch omniglot --from {source}" in list_datasets(source)[1].problem
+    fetch("omniglot", source, from_dir=source)
+    assert list_datasets(source)[1].present
 
 
 def test_unknown_and_embedded_data_sets(root):
@@ -235,3 +259,26 @@ def test_list_says_what_is_there(root, source):
     assert omniglot.where == str(root / "omniglot")
     assert omniglot.size_bytes == sum((source / name).stat().st_size for name in NAMES)
     assert "MIT" in omniglot.licence
+    assert omniglot.problem == ""
+
+
+def cut(archive):
+    return archive[: len(archive) // 2]
+
+
+def changed_inside(archive):
+    at = len(archive) // 3  # in a drawing; the list of entries at the end is whole
+    return archive[:at] + bytes([archive[at] ^ 255]) + archive[at + 1 :]
+
+
+@pytest.mark.parametrize("harm", [cut, changed_inside])
+def test_list_says_what_is_damaged_and_what_replaces_it(root, source, harm):
+    fetch("omniglot", root, from_dir=source)
+    damaged = root / "omniglot" / NAMES[1]
+    damaged.write_bytes(harm(damaged.read_bytes()))
+    omniglot = list_datasets(root)[1]
+    assert not omniglot.present
+    assert str(damaged) in omniglot.problem
+    assert "`outerloop data fetch omniglot` replaces it" in omniglot.problem
+    fetch("omniglot", root, from_dir=source)
+    assert list_datasets(root)[1].present
