@@ -107,10 +107,10 @@ def compare(
 def experiments(context: typer.Context) -> Result:
     """List the experiments that ship with the package."""
     from jobs import catalog
-    from jobs.tables import RowsTable
+    from jobs.tables import rows_table
 
     rows = {name: catalog.describe(name) for name in catalog.experiment_names()}
-    context.obj.print(RowsTable("Experiments", ("name", "what it is"), rows.items()))
+    context.obj.print(rows_table("Experiments", ("name", "what it is"), rows.items()))
     return {"experiments": rows}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from jobs.tables import RowsTable
+from jobs.tables import rows_table
 from pipeline.data.fetch import DatasetRow, list_datasets
 from pipeline.data.fetch import fetch as fetch_files
 from pipeline.data.paths import data_root
@@ -20,7 +20,7 @@ MIB = 1 << 20
 def show(console: Console) -> dict[str, Any]:
     """Print a row for each data set."""
     rows = list_datasets(data_root())
-    table = RowsTable(
+    table = rows_table(
         "Data sets",
         ("name", "there", "MiB", "licence"),
         ((row.name, _there(row), f"{row.size_bytes / MIB:.1f}", row.licence) for row in rows),
