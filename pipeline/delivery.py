@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import threading
 import time
 import uuid
@@ -24,6 +23,8 @@ from pipeline.files import sync_file, write_atomic
 from pipeline.metric_log import count_points, read_points
 from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
+from pipeline.reasons import plain_reason
+from pipeline.redaction import redact
 
 DELIVER_EVERY_S = 5.0
 MAX_BACK_OFF_S = 60.0
@@ -50,8 +51,9 @@ class Delivery:
         self.metrics_path = self.folder / "metrics.jsonl"
         self.pending_folder = self.folder / "pending"
         self._run_folder = run_folder
-        self._target = self._load_target(uri, experiment)
         self.uri = uri
+        self._left = ""  # the address where the run was tracked before, if it is another one
+        self._target = self._load_target(uri, experiment)
         self._run: MlflowRun | None = None
         self._refused_at: dict[str, float] = {}  # name of an item → monotonic time
 
@@ -61,22 +63,27 @@ class Delivery:
         run_id: str | None = self._target["run_id"]
         return run_id
 
-    def deliver(self, with_refused: bool = False) -> None:
+    def deliver(self, with_refused: bool = False) -> tuple[int, int]:
         """Send what waits; what MLflow refuses stays, and the rest still goes.
 
         What was refused is tried again once in a while only, or `with_refused`.
+
+        Returns:
+            How many points and other items were delivered.
         """
         run = self._run or self._connect()
-        self._deliver_points(run)
+        points, items = self._deliver_points(run), 0
         for item in pending_items(self.pending_folder):
             if not with_refused and self._was_refused_lately(item):
                 continue
             try:
                 self._deliver_item(run, item)
+                items += 1
             except Exception as error:
                 if not is_refusal(error):
                     raise
                 self._note_refusal(item, error)
+        return points, items
 
     def undelivered(self) -> tuple[int, int]:
         """Return how many points and how many other items wait."""
@@ -92,19 +99,27 @@ class Delivery:
         self._run = MlflowRun(self.uri, identity, self.mlflow_run_id)
         self._target["run_id"] = self._run.run_id
         self._write_json("target.json", self._target)
+        if self._left:
+            logger.warning(
+                "this run was tracked in %s before; from now on it is in %s, with its curves from "
+                "their beginning; what else the other one has stays there",
+                self._left, redact(self.uri),
+            )  # fmt: skip
+            self._left = ""
         return self._run
 
-    def _deliver_points(self, run: MlflowRun) -> None:
+    def _deliver_points(self, run: MlflowRun) -> int:
         if self.metrics_path.exists():
             # A point that MLflow has must not be lost here: logged anew it would get a new time.
             sync_file(self.metrics_path)
-        offset = self._offset()
+        offset, count = self._offset(), 0
         while True:
             points, end = read_points(self.metrics_path, offset, MAX_POINTS_IN_A_REQUEST)
             if points:
                 run.log_points(points)
             if end == offset:
-                return
+                return count
+            count += len(points)
             offset = end
             self._write_json("delivered.json", {"offset": offset})
 
@@ -125,7 +140,7 @@ class Delivery:
         if name not in self._refused_at:
             logger.warning(
                 "MLflow at %s refuses %s: %s; it is kept in %s and tried again later",
-                redact(self.uri), name, one_line(error), self.pending_folder,
+                redact(self.uri), name, plain_reason(error), self.pending_folder,
             )  # fmt: skip
         self._refused_at[name] = time.monotonic()
 
@@ -135,6 +150,7 @@ class Delivery:
         if "tracking_id" not in target:
             target = {"tracking_id": uuid.uuid4().hex, "experiment": experiment, "uri": shown}
         elif target["uri"] != shown:
+            self._left = target["uri"]
             target = {**target, "uri": shown, "run_id": None}
             (self.folder / "delivered.json").unlink(missing_ok=True)
         target.setdefault("run_id", None)
@@ -155,24 +171,37 @@ class Delivery:
         write_atomic(self.folder / name, json.dumps(content).encode())
 
 
-def deliver_until(finishing: threading.Event, delivery: Delivery) -> None:
+def deliver_until(
+    finishing: threading.Event, delivery: Delivery, waiting: tuple[int, int] = (0, 0)
+) -> None:
     """Deliver what waits, again and again, and once more when `finishing` is set.
 
     Whatever goes wrong is tried again: nothing that a delivery raises comes out of here.
+
+    Args:
+        finishing: Asks for the end.
+        delivery: Does the work.
+        waiting: Points and other items that an earlier process left: their delivery is reported.
     """
     failures = 0
     while True:
         last = finishing.is_set()
         reason = ""
         try:
-            delivery.deliver(with_refused=last)
+            if failures:
+                waiting = delivery.undelivered()
+            points, items = delivery.deliver(with_refused=last)
+            waiting = min(waiting[0], points), min(waiting[1], items)  # some may be refused
         except BaseException as error:  # all that MLflow, its database or its network can raise
-            reason = one_line(error)
+            reason = plain_reason(error)
         with contextlib.suppress(Exception):  # what shows the log may be broken itself
-            _report(delivery, reason, failures)
+            _report(delivery, reason, failures, waiting)
         if last:
             return
-        failures = failures + 1 if reason else 0
+        if reason:
+            failures += 1
+        else:
+            failures, waiting = 0, (0, 0)
         finishing.wait(back_off_s(failures))
 
 
@@ -182,38 +211,22 @@ def back_off_s(failures: int) -> float:
     return min(MAX_BACK_OFF_S, DELIVER_EVERY_S * 2.0 ** min(failures, 100))
 
 
-def _report(delivery: Delivery, reason: str, failures: int) -> None:
-    """Log the first failure of a row, and the end of the row."""
+def _report(delivery: Delivery, reason: str, failures: int, waiting: tuple[int, int]) -> None:
+    """Log the first failure of a row, and what had waited for the end of the row."""
     uri = redact(delivery.uri)
     if reason and not failures:
         logger.warning(
             "MLflow at %s: %s; training goes on, and what is logged is kept and sent later",
             uri, reason,
         )  # fmt: skip
-    elif failures and not reason:
-        logger.info("MLflow at %s is back", uri)
-
-
-def one_line(error: BaseException) -> str:
-    """Return what `error` says in one line without passwords, or its name where it says nothing."""
-    said = ""
-    with contextlib.suppress(Exception):  # an error may be unable to say what it is
-        said = redact(str(error)).strip()
-    return (said.splitlines() or [type(error).__name__])[0][:200]
+    elif not reason and any(waiting):
+        # A warning too: whoever was warned that these wait is to see that they no longer do.
+        logger.warning(
+            "MLflow at %s: delivered %d metric points and %d other items that were waiting",
+            uri, *waiting,
+        )  # fmt: skip
 
 
 def is_http(uri: str) -> bool:
     """Tell whether `uri` is a server, which has a place for artifacts, and no bare database."""
     return uri.startswith(("http://", "https://"))
-
-
-def redact(text: str) -> str:
-    """Return `text` without the passwords of the addresses in it."""
-    text = re.sub(r"://(?:[^\s/]*:[^\s]*|[^\s/]*)@", "://***@", text)
-    return re.sub(r"(?i)((?:password|token|secret|key)=)[^&\s]+", r"\1***", text)
-
-
-def redact_addresses(value: Any) -> str:
-    """Return `value` as text, without passwords if it is or holds an address."""
-    text = str(value)
-    return redact(text) if "://" in text else text

@@ -18,11 +18,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.delivery import Delivery, deliver_until, redact, redact_addresses
+from pipeline.delivery import Delivery, deliver_until
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.files import disk_errors
 from pipeline.metric_log import MetricLog
 from pipeline.outbox import Outbox
+from pipeline.redaction import redact, redact_addresses, redact_texts
 
 MAX_PARAM_CHARACTERS = 6000
 MAX_KEY_CHARACTERS = 250
@@ -56,8 +57,9 @@ class Tracker:
             self._delivery = Delivery(run_folder, uri, experiment)
             self._log = MetricLog(self._delivery.metrics_path)
             self._outbox = Outbox(self._delivery.pending_folder)
+            waiting = self._delivery.undelivered()
         self._finishing = threading.Event()
-        arguments = (self._finishing, self._delivery)
+        arguments = (self._finishing, self._delivery, waiting)
         self._thread = threading.Thread(target=deliver_until, args=arguments, daemon=True)
         self._thread.start()
 
@@ -98,7 +100,7 @@ class Tracker:
         """
         shown = redact_addresses(source)
         content = {"name": name, "digest": digest, "source": shown, "context": context}
-        self._put("dataset", {**content, "profile": dict(profile)})
+        self._put("dataset", {**content, "profile": redact_texts(profile)})
 
     def log_model(
         self, name: str, step: int, files: Sequence[Path], params: Mapping[str, Any]

@@ -1,0 +1,30 @@
+"""Addresses without the passwords in them, for whatever is shown, kept or sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def redact(text: str) -> str:
+    """Return `text` without the user names and passwords of the addresses in it."""
+    text = re.sub(r"://(?:[^\s/]*:[^\s]*|[^\s/]*)@", "://***@", text)
+    return re.sub(r"(?i)((?:password|token|secret|key)=)[^&\s]+", r"\1***", text)
+
+
+def redact_addresses(value: Any) -> str:
+    """Return `value` as text, without passwords if it is or holds an address."""
+    text = str(value)
+    return redact(text) if "://" in text else text
+
+
+def redact_texts(value: Any) -> Any:
+    """Return `value`, which JSON can hold, with the texts in it as of `redact_addresses`."""
+    if isinstance(value, str):
+        return redact_addresses(value)
+    if isinstance(value, Mapping):
+        return {key: redact_texts(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_texts(item) for item in value]
+    return value
