@@ -15,6 +15,10 @@ if TYPE_CHECKING:  # the configuration imports torch, which a listing can do wit
 
 FOLDER = Path(__file__).with_name("experiments")
 YAML_SUFFIXES = (".yaml", ".yml")
+LEFT_OUT = (
+    "A key that a file leaves out takes its value from the experiment that the file extends",
+    "(`extends: NAME`, or a YAML file beside it), else from leap-omniglot.",
+)
 
 
 def experiment_names() -> list[str]:
@@ -50,14 +54,14 @@ def load(text: str, overrides: list[str]) -> Experiment:
     path = find_experiment(text)
     from pipeline.config import load_experiment
 
-    return load_experiment(path, overrides)
+    return load_experiment(path, overrides, find_experiment)
 
 
 def explained_yaml(experiment: Experiment) -> str:
     """Return the resolved experiment as YAML with each key's meaning in a comment above it."""
     from pipeline.config import field_rows
 
-    lines: list[str] = []
+    lines = [f"# {line}" for line in LEFT_OUT]
     section = ""
     for key, value, meaning in field_rows(experiment):
         parent, _, name = key.rpartition(".")

@@ -6,8 +6,9 @@ field's sentence is what `outerloop show` prints.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from algorithms import META_LEARNERS
-from pipeline.errors import BadInputError
+from pipeline.config_errors import ConfigProblems, Problem, known_names, problems_of
+from pipeline.config_sources import DEFAULT_ALGORITHM, Draft, FindBase, read_draft
+from pipeline.data import DATASETS
 
-MAX_CONFIG_BYTES = 1 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 class Section(BaseModel):
@@ -29,22 +33,41 @@ class Section(BaseModel):
 class AlgorithmConfig(Section):
     """The meta-learner."""
 
-    name: str = Field("leap", description="Meta-learner, by its name in algorithms.META_LEARNERS.")
+    name: str = Field(
+        DEFAULT_ALGORITHM, description="Meta-learner, by its name in algorithms.META_LEARNERS."
+    )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Options of the meta-learner, named as in its class."
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in META_LEARNERS:
+            raise ValueError(f"unknown meta-learner '{name}' {known_names(name, META_LEARNERS)}")
+        return name
+
     @model_validator(mode="after")
-    def _known(self) -> AlgorithmConfig:
-        if self.name not in META_LEARNERS:
-            raise ValueError(
-                f"algorithm.name: unknown meta-learner '{self.name}'; "
-                f"known: {', '.join(sorted(META_LEARNERS))}"
+    def _takes_options(self) -> AlgorithmConfig:
+        learner = META_LEARNERS[self.name]
+        known = inspect.signature(learner).parameters
+        unknown = [
+            Problem(
+                ("algorithm", "options", option),
+                f"unknown option of {self.name} {known_names(option, known)}",
             )
+            for option in self.options
+            if option not in known
+        ]
+        if unknown:
+            raise ConfigProblems(*unknown)
         try:
-            META_LEARNERS[self.name](**self.options)
+            learner(**self.options)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"algorithm.options: {error}") from None
+            option, _, text = str(error).partition(": ")
+            if option not in self.options:
+                raise ConfigProblems(Problem(("algorithm", "options"), str(error))) from None
+            raise ConfigProblems(Problem(("algorithm", "options", option), text)) from None
         return self
 
 
@@ -63,6 +86,13 @@ class DataConfig(Section):
     num_train_tasks: int = Field(20, ge=1, description="Alphabets to meta-train on.")
     num_test_tasks: int = Field(10, ge=1, description="Alphabets held out for the meta-test.")
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in DATASETS:
+            raise ValueError(f"unknown data set '{name}' {known_names(name, DATASETS)}")
+        return name
+
 
 class TaskConfig(Section):
     """What one task is: its classes, its examples, its minibatches."""
@@ -74,6 +104,22 @@ class TaskConfig(Section):
     augment: bool = Field(
         True, description="Random affine maps: rotation 0-360°, shift ±20 %, scale 0.8-1.2."
     )
+
+    @model_validator(mode="after")
+    def _fills_a_minibatch(self) -> TaskConfig:
+        num_examples = self.num_ways * self.num_train_drawings
+        if self.batch_size > num_examples:
+            keys = ("batch_size", "num_ways", "num_train_drawings")
+            raise ConfigProblems(
+                Problem(
+                    ("task", "batch_size"),
+                    f"{self.batch_size} is more than the {num_examples} examples that a task "
+                    f"trains on ({self.num_ways} of task.num_ways by {self.num_train_drawings} of "
+                    "task.num_train_drawings)",
+                    tuple(("task", key) for key in keys),
+                )
+            )
+        return self
 
 
 class InnerConfig(Section):
@@ -102,19 +148,13 @@ class OuterConfig(Section):
 class MetaConfig(Section):
     """The outer loop."""
 
-    num_steps: int = Field(1000, ge=0, description="Outer steps of the run.")
+    num_steps: int = Field(
+        1000, ge=0, description="Outer steps of the run; meta.steps is short for it."
+    )
     batch_size: int = Field(20, ge=1, description="Tasks in a meta-batch.")
     max_bad_tasks: int = Field(
         20, ge=0, description="Non-finite tasks in a row after which the run stops."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_steps(cls, data: Any) -> Any:
-        """Take `steps` for `num_steps`: the short form that the command line documents."""
-        if isinstance(data, dict) and "steps" in data and "num_steps" not in data:
-            data = {("num_steps" if k == "steps" else k): v for k, v in data.items()}
-        return data
 
 
 class WorkersConfig(Section):
@@ -124,7 +164,6 @@ class WorkersConfig(Section):
     threads: int = Field(1, ge=1, description="Torch threads of a worker.")
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.",
     )
     gpus_per_worker: float = Field(
@@ -137,12 +176,19 @@ class WorkersConfig(Section):
     queue_depth: int = Field(2, ge=1, description="Tasks handed to a worker ahead of time.")
     max_retries: int = Field(3, ge=0, description="New attempts at a task after a failure.")
 
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, device: str) -> str:
+        if not DEVICE.fullmatch(device):
+            raise ValueError(f"expected auto, cpu, cuda or cuda:N, got '{device}'")
+        return device
+
     @field_validator("address")
     @classmethod
     def _no_ray_client(cls, address: str) -> str:
         if address.startswith("ray://"):
             raise ValueError(
-                f"workers.address: '{address}': Ray's client cannot stream segments; run on a node "
+                f"'{address}': Ray's client cannot stream segments; run on a node "
                 "of the cluster with workers.address=auto"
             )
         return address
@@ -187,8 +233,8 @@ class TrackingConfig(Section):
     def _no_password(cls, uri: str) -> str:
         if "@" in uri:
             raise ValueError(
-                "tracking.uri: a configuration is kept and shown, so it holds no password; give "
-                "the address by MLFLOW_TRACKING_URI"
+                "a configuration is kept and shown, so it holds no password; give the address by "
+                "MLFLOW_TRACKING_URI"
             )
         return uri
 
@@ -196,7 +242,7 @@ class TrackingConfig(Section):
 class Experiment(Section):
     """A whole experiment."""
 
-    name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name.")
+    name: str = Field("custom", description="Name; by default that of the file.")
     description: str = Field("", description="What the experiment is, in a line.")
     seed: int = Field(0, ge=0, lt=2**63, description="Root of every random draw.")
     algorithm: AlgorithmConfig = AlgorithmConfig()  # type: ignore[call-arg]
@@ -212,54 +258,60 @@ class Experiment(Section):
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
     tracking: TrackingConfig = TrackingConfig()  # type: ignore[call-arg]
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                "expected at most 64 letters, digits, '.', '_' and '-', a letter or digit first, "
+                f"got '{name:.100}'"
+            )
+        return name
+
     @model_validator(mode="after")
     def _normalisable(self) -> Experiment:
         if self.model.batch_norm and self.task.batch_size < 2:
-            raise ValueError(
-                f"task.batch_size: {self.task.batch_size}; batch-norm needs at least 2 examples: "
-                "raise it, or set model.batch_norm=false"
+            raise ConfigProblems(
+                Problem(
+                    ("task", "batch_size"),
+                    f"batch-norm needs at least 2 examples, not {self.task.batch_size}: raise it, "
+                    "or set model.batch_norm=false",
+                    (("task", "batch_size"), ("model", "batch_norm")),
+                )
             )
         return self
 
 
-def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Read the YAML file `path`, apply `overrides` (`dotted.key=value`) and validate.
+def load_experiment(
+    path: Path, overrides: Iterable[str] = (), find_base: FindBase = Path
+) -> Experiment:
+    """Read the YAML file `path` over what it extends, apply `overrides` and validate.
 
-    Raises BadInputError, in one line, for a file that is none, an unknown key, or a value of
-    the wrong type or range.
+    `overrides` are `dotted.key=value`. `find_base` gives the file that an `extends` refers to.
+    Raises BadInputError, in one line with all that is wrong, for a file that is none, a key that
+    is unknown or there twice, and a value of the wrong type or range.
     """
-    tree = read_yaml(path)
-    tree.setdefault("name", path.stem)
-    for override in overrides:
-        apply_override(tree, override)
-    return build_experiment(tree, source=str(path))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that the YAML file `path` holds; BadInputError if there is none."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise BadInputError(
-                f"{path}: {path.stat().st_size} bytes; an experiment file has at most "
-                f"{MAX_CONFIG_BYTES}"
-            )
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInputError(f"{path}: is no YAML file: {reason}") from None
-    if not isinstance(tree, dict):
-        raise BadInputError(f"{path}: expected keys and values, e.g. 'seed: 0'; got {_kind(tree)}")
-    return tree
+    draft = read_draft(path, find_base)
+    draft.tree.setdefault("name", path.stem)
+    draft.override(overrides)
+    return _checked(draft)
 
 
 def build_experiment(tree: dict[str, Any], source: str) -> Experiment:
-    """Validate `tree`; BadInputError names `source`, the key, the value and what was expected."""
+    """Validate `tree`; BadInputError names `source`, the keys, the values and what was expected."""
+    draft = Draft()
+    draft.add(source, tree)
+    return _checked(draft)
+
+
+def _checked(draft: Draft) -> Experiment:
     try:
-        return Experiment.model_validate(tree)
+        experiment = Experiment.model_validate(draft.tree)
     except ValidationError as error:
-        raise BadInputError(f"{source}: {_first_problem(error)}") from None
+        raise draft.error(problems_of(error, Experiment)) from None
+    if draft.problems:
+        raise draft.error()
+    return experiment
 
 
 def to_yaml(experiment: Experiment) -> str:
@@ -277,49 +329,3 @@ def field_rows(section: BaseModel, prefix: str = "") -> list[tuple[str, Any, str
         else:
             rows.append((prefix + name, value, field.description or ""))
     return rows
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set a value in `tree` by `dotted.key=value`; BadInputError for a text that is none."""
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise BadInputError(f"override '{override}': expected key=value, e.g. meta.steps=50")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise BadInputError(f"override '{override:.100}': is no YAML value") from None
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = tree.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise BadInputError(f"override '{override}': '{parent}' holds no keys")
-        tree = child
-    if last == "steps" and parents == ["meta"]:
-        last = "num_steps"
-    tree[last] = value
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
-        near = get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return message
-    message = message[0].lower() + message[1:]
-    return f"{key}: {message}; got {problem['input']!r:.100}"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Experiment
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    return sorted(section.model_fields)
-
-
-def _kind(tree: object) -> str:
-    return "nothing" if tree is None else f"a {type(tree).__name__}"

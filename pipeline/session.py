@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from pipeline.backend import Backend
-from pipeline.checkpoint import CheckpointStore
-from pipeline.config import Experiment, apply_override, build_experiment, read_yaml, to_yaml
+from pipeline.checkpoint import Checkpoint, CheckpointStore
+from pipeline.config import Experiment, load_experiment, to_yaml
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.files import disk_errors, write_atomic
@@ -48,7 +48,9 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     check_baselines(experiment.evaluation.baselines)
     tracking_uri(experiment.tracking.uri, home())
     check_home()
-    with _listening(experiment, Start()) as (backend, stop):
+    if experiment.meta.num_steps == 0:
+        progress.message("meta.steps=0: nothing is trained; the meta-test is of the initialisation")
+    with _listening(experiment, Start(), progress) as (backend, stop):
         run = RunFolder.create(experiment)
         with run.locked():
             return RunSession(run, experiment, backend, stop, progress, None).train()
@@ -63,15 +65,14 @@ def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Trai
 def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
     experiment = _resumed_experiment(run, overrides)
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
-    if checkpoint is None:
-        progress.message("no checkpoint yet: the run begins at outer step 0")
-    elif checkpoint.step > experiment.meta.num_steps:
+    step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps
+    if step > last:
         raise BadInputError(
-            f"meta.steps={experiment.meta.num_steps}: the run has taken {checkpoint.step} outer "
-            "steps; give at least as many"
+            f"meta.steps={last}: the run has taken {step} outer steps; give at least as many"
         )
-    start = Start() if checkpoint is None else Start(run.checkpoints, checkpoint.step)
-    with _listening(experiment, start) as (backend, stop):
+    progress.message(_where_it_goes_on(run, checkpoint, last))
+    start = Start() if checkpoint is None else Start(run.checkpoints, step)
+    with _listening(experiment, start, progress) as (backend, stop):
         with disk_errors(f"{run.config}", "mend the folder, then resume"):
             write_atomic(run.config, to_yaml(experiment).encode())
         return RunSession(run, experiment, backend, stop, progress, checkpoint).train()
@@ -97,7 +98,7 @@ def _evaluate(
     baselines = experiment.evaluation.baselines if baselines is None else tuple(baselines)
     check_baselines(baselines)
     start = Start(run.checkpoints, checkpoint.step)
-    with _listening(experiment, start) as (backend, stop):
+    with _listening(experiment, start, progress) as (backend, stop):
         session = RunSession(run, experiment, backend, stop, progress, checkpoint)
         return session.evaluate(baselines)
 
@@ -116,11 +117,17 @@ def check_baselines(baselines: Sequence[str]) -> None:
 
 
 @contextmanager
-def _listening(experiment: Experiment, start: Start) -> Iterator[tuple[Backend, StopRequest]]:
+def _listening(
+    experiment: Experiment, start: Start, progress: Progress
+) -> Iterator[tuple[Backend, StopRequest]]:
     """Give a backend, and the request to stop that signals make from now on."""
-    with StopRequest().listening() as stop, open_backend(experiment, start) as backend:
-        stop.listen_again()
-        yield backend, stop
+    with StopRequest(progress).listening() as stop:
+        if experiment.workers.count:
+            noun = "worker" if experiment.workers.count == 1 else "workers"
+            progress.message(f"starting {experiment.workers.count} {noun}…")
+        with open_backend(experiment, start) as backend:
+            stop.begin()
+            yield backend, stop
 
 
 @contextmanager
@@ -143,8 +150,18 @@ def open_backend(experiment: Experiment, start: Start) -> Iterator[Backend]:
         backend.close()
 
 
+def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, last: int) -> str:
+    if checkpoint is None:
+        return f"run {run.run_id} has no checkpoint yet: it begins at outer step 0 of {last}"
+    if checkpoint.step == last:
+        return (
+            f"run {run.run_id} is finished ({last} outer steps): the meta-test alone is done "
+            f"again; to train on, add meta.steps={max(2 * last, 1)}"
+        )
+    return f"run {run.run_id} goes on from outer step {checkpoint.step} of {last}"
+
+
 def _resumed_experiment(run: RunFolder, overrides: Sequence[str]) -> Experiment:
-    tree = read_yaml(run.config)
     for text in overrides:
         key = text.partition("=")[0]
         if not key.startswith(RESUMABLE):
@@ -152,5 +169,4 @@ def _resumed_experiment(run: RunFolder, overrides: Sequence[str]) -> Experiment:
                 f"override '{text}': a resumed run can change {', '.join(RESUMABLE)}; for anything "
                 "else start a new run"
             )
-        apply_override(tree, text)
-    return build_experiment(tree, source=str(run.config))
+    return load_experiment(run.config, overrides)

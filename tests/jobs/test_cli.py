@@ -95,13 +95,13 @@ def trained(outerloop):
 BAD_INPUT = {
     "unknown experiment": (["train", "quickstrat"], "did you mean 'quickstart'?"),
     "unknown section": (["train", "quickstart", "metaa.steps=3"], "did you mean 'meta'?"),
-    "unknown key": (["train", "quickstart", "meta.stepz=3"], "meta.stepz: unknown key"),
+    "unknown key": (["train", "quickstart", "meta.stepz=3"], "override meta.stepz=3: unknown key"),
     "no override": (["train", "quickstart", "meta.steps"], "expected key=value"),
     "algorithm": (["train", "quickstart", "algorithm.name=maple"], "unknown meta-learner 'maple'"),
     "option": (["train", "quickstart", "algorithm.options.norms=true"], "norms"),
     "data set": (["train", "quickstart", "data.name=nope"], "data set 'nope'"),
-    "type": (["train", "quickstart", "meta.steps=many"], "meta.num_steps"),
-    "range": (["train", "quickstart", "inner.lr=-1"], "greater than 0; got -1"),
+    "type": (["train", "quickstart", "meta.steps=many"], "meta.steps=many: expected a"),
+    "range": (["train", "quickstart", "inner.lr=-1"], "expected a number above 0, got -1"),
     "baseline": (["train", "quickstart", "evaluation.baselines=[magic]"], "baseline 'magic'"),
     "baseline twice": (
         ["train", "quickstart", "evaluation.baselines=[scratch,scratch]"],
@@ -110,7 +110,7 @@ BAD_INPUT = {
     "device": (["train", "quickstart", "workers.device=tpu"], "workers.device"),
     "blocks": (["train", "quickstart", "model.num_blocks=5"], "model.num_blocks"),
     "batch of one": (["train", "quickstart", "task.batch_size=1"], "batch-norm needs at least 2"),
-    "date for a name": (["show", "quickstart", "name=2024-13-45"], "name=2024-13-45"),
+    "name": (["show", "quickstart", "name=a/b"], "override name=a/b: expected at most 64 letters"),
     "endless list": (["show", "quickstart", "seed=" + 9999 * "["], "is no YAML value"),
     "ray client": (["train", "quickstart", "workers.address=ray://h:1"], "workers.address=auto"),
     "no cluster": (
