@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from algorithms import META_LEARNERS
 from jobs import catalog
 from pipeline.config import field_rows
 from pipeline.errors import BadInputError
@@ -35,6 +36,29 @@ def test_leap_omniglot_is_the_papers_setting():
     assert (experiment.data.num_train_tasks, experiment.data.num_test_tasks) == (20, 10)
     assert (experiment.task.num_ways, experiment.task.batch_size) == (20, 20)
     assert (experiment.model.num_filters, experiment.model.num_blocks) == (64, 4)
+
+
+def test_a_file_that_says_nothing_is_leap_omniglot(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\n", encoding="utf-8")
+    mine, theirs = catalog.load(str(path), []), catalog.load("leap-omniglot", [])
+    own = {"name", "description", "algorithm"}
+    assert mine.model_dump(exclude=own) == theirs.model_dump(exclude=own)
+    assert mine.algorithm.name == theirs.algorithm.name
+    ours, written = (META_LEARNERS["leap"](**e.algorithm.options) for e in (mine, theirs))
+    assert vars(ours) == vars(written)
+    shown = catalog.explained_yaml(mine)
+    assert "A key that a file leaves out takes its value from" in shown
+    assert "leap-omniglot" in shown
+
+
+def test_three_lines_that_extend_an_experiment_are_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: leap-omniglot-small\nalgorithm: {name: reptile}\nouter: {lr: 1.0}\n")
+    mine, small = catalog.load(str(path), []), catalog.load("leap-omniglot-small", [])
+    assert (mine.name, mine.algorithm.name, mine.outer.lr) == ("mine", "reptile", 1.0)
+    assert (mine.meta, mine.inner, mine.task) == (small.meta, small.inner, small.task)
+    assert "extends" not in yaml.safe_load(catalog.explained_yaml(mine))
 
 
 @pytest.mark.parametrize("size", ["", "-small"])
