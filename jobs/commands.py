@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from rich.console import Console
 
 from jobs import catalog
 from jobs.progress import shown
-from jobs.tables import evaluation_table, rows_table
+from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
-from pipeline.plots import plot_evaluation
+from pipeline.plots import comparison_name, picture_format, plot_evaluation
 from pipeline.runs import RunFolder, home
 
 Result = dict[str, Any]
@@ -47,15 +48,25 @@ def evaluate(console: Console, run: str, baselines: tuple[str, ...] | None) -> R
 
 def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
     """Compare the runs' meta-tests."""
-    folders = [RunFolder.open(run) for run in dict.fromkeys(runs)]
-    merged = comparison.compare([Evaluation.from_parquet(f.evaluation) for f in folders])
-    console.print(evaluation_table(merged))
-    plot = plot_evaluation(merged, plot or home() / "compare.png")
-    _look(console, plot=plot)
+    folders = list(dict.fromkeys(RunFolder.open(run) for run in runs))
+    path = plot or home() / comparison_name([folder.run_id for folder in folders])
+    picture_format(path)
+    compared = comparison.compare([Evaluation.from_parquet(f.evaluation) for f in folders])
+    console.print(evaluation_table(compared.evaluation))
+    console.print(training_table(compared))
+    for method, training in compared.training.items():
+        if training.run_ids:
+            line = f"{method}: {', '.join(training.run_ids)}"
+            console.print(line, soft_wrap=True, markup=False)
+    for line in compared.differences():
+        console.print(line, markup=False)
+    _look(console, plot=plot_evaluation(compared.evaluation, path))
     return {
         "runs": [folder.run_id for folder in folders],
-        "methods": merged.summary(),
-        "plot": plot,
+        "methods": compared.evaluation.summary(),
+        "training": {method: asdict(one) for method, one in compared.training.items()},
+        "differences": compared.differences(),
+        "plot": path,
     }
 
 

@@ -1,52 +1,129 @@
-"""Tables on the terminal, of at most 80 columns."""
+"""Tables on the terminal, made for 80 columns: a number or a path is never cut by an edge."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
+    from pipeline.comparison import Comparison
     from pipeline.evaluation import Evaluation, Summary
 
 # Metric, column title, factor for display, and whether more is better.
 COLUMNS = (
-    ("auc", "AUC, %", 100, False),
-    ("accuracy", "accuracy, %", 100, True),
-    ("loss", "loss", 1, False),
+    ("auc", "AUC, % ↓", 100, False),
+    ("accuracy", "accuracy, % ↑", 100, True),
+    ("loss", "loss ↓", 1, False),
 )
+FIGURE = re.compile(r"-|\d[\d,.]*")
+COLUMN_FRAME = 3  # an edge and a space on both sides of the text
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Return a row per method: mean ± 95 % interval of each metric; the best is marked with *."""
+    """Return a row per method: mean ± 95 % interval of each metric; the best is marked with *.
+
+    A metric that no method has, such as the AUC where there are no curves, has no column.
+    """
     protocol, summary = evaluation.protocol, evaluation.summary()
     title = f"Meta-test: {protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
-    caption = _caption(evaluation)
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    columns = [column for column in COLUMNS if any(column[0] in m for m in summary.values())]
+    caption = _caption(evaluation, has_area=columns[:1] == [COLUMNS[0]])
+    table = Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left",
+        min_width=max(map(len, caption.splitlines())),
+    )  # fmt: skip
     table.add_column("method", overflow="fold", ratio=1)
-    for _, column, _, _ in COLUMNS:
+    for _, column, _, _ in columns:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("tasks", justify="right", no_wrap=True)
-    best = {metric: _best(summary, metric, more) for metric, _, _, more in COLUMNS}
+    best = {metric: _best(summary, metric, more) for metric, _, _, more in columns}
     for method, metrics in summary.items():
         cells = [
-            _figure(metrics.get(metric), factor, best[metric]) for metric, _, factor, _ in COLUMNS
+            _figure(metrics.get(metric), factor, best[metric]) for metric, _, factor, _ in columns
         ]
-        table.add_row(method, *cells, _tasks(metrics["auc"]))
+        tasks = {curve.task for curve in evaluation.curves if curve.method == method}
+        table.add_row(Text(method), *cells, str(len(tasks)))
     return table
 
 
-def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """Return a plain table of text that folds what does not fit."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+def training_table(comparison: Comparison) -> RenderableType:
+    """Return a row per method: how long, and on how many tasks, each of its runs was trained."""
+    rows = [
+        (
+            method,
+            *(
+                "-" if count is None else f"{count:,}"
+                for count in (one.outer_steps, one.inner_steps, one.num_tasks)
+            ),
+            ", ".join(map(str, sorted(one.seeds))),
+        )
+        for method, one in comparison.training.items()
+    ]
+    columns = ("method", "outer steps", "inner steps", "training tasks", "seeds")
+    return rows_table("Meta-training, for each seed", columns, rows)
+
+
+def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> RenderableType:
+    """Return rows of text: a table where no word of it has to be broken, else a list of cells."""
+    return _Rows(title, tuple(columns), tuple(tuple(row) for row in rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What `rows_table` returns: its form depends on the terminal's width."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        cells = list(zip(self.columns, *self.rows, strict=True))
+        room = options.max_width - COLUMN_FRAME * len(cells) - 1
+        widths = column_widths(cells, room)
+        yield self._table(widths) if sum(widths) <= room else Group(*self._listed())
+
+    def _table(self, widths: Sequence[int]) -> Table:
+        table = Table(title=self.title, title_justify="left")
+        for place, (column, width) in enumerate(zip(self.columns, widths, strict=True)):
+            is_figures = all(FIGURE.fullmatch(row[place]) for row in self.rows)
+            table.add_column(column, width=width, justify="right" if is_figures else "left")
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+    def _listed(self) -> Iterator[RenderableType]:
+        yield Text(self.title, style="italic", overflow="fold")
+        for first, *others in self.rows:
+            yield Text(first, style="bold", overflow="fold")
+            for column, cell in zip(self.columns[1:], others, strict=True):
+                if cell:
+                    line = f"{column}: {cell}" if column else cell
+                    yield Padding(Text(line, overflow="fold"), (0, 0, 0, 2), expand=False)
+
+
+def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Return the width of each column of cells, of `room` characters in sum where that can be.
+
+    No column is narrower than its longest word, which may take more than the room, nor wider
+    than its longest cell; what is left goes to the columns that lack most.
+    """
+    natural = [max(map(len, cells)) for cells in columns]
+    widths = [
+        max(len(word) for cell in cells for word in cell.split() or [""]) for cells in columns
+    ]
+    for _ in range(room - sum(widths)):
+        lacking = [most - width for most, width in zip(natural, widths, strict=True)]
+        if max(lacking) > 0:
+            widths[lacking.index(max(lacking))] += 1
+    return widths
 
 
 def _figure(values: dict[str, Any] | None, factor: float, best: float | None) -> Text:
@@ -67,18 +144,13 @@ def _best(summary: Summary, metric: str, more: bool) -> float | None:
     return (max if more else min)(finite) if len(finite) > 1 else None
 
 
-def _tasks(values: dict[str, Any]) -> str:
-    seeds = values["seeds"]
-    return str(values["tasks"]) + (f" ({seeds} seeds)" if seeds > 1 else "")
-
-
-def _caption(evaluation: Evaluation) -> str:
-    seeds = {curve.seed for curve in evaluation.curves}
-    if len(seeds) == 1:
+def _caption(evaluation: Evaluation, has_area: bool) -> str:
+    area = "AUC: area under the error curve, its mean over the steps.\n"
+    if len({curve.seed for curve in evaluation.curves}) == 1:
         interval = "±: 95 % interval over tasks."
     else:
         interval = (
             "±: 95 % interval over (task, seed) pairs as if independent,\n"
             "though a task under two seeds is still the same task."
         )
-    return f"AUC: mean training error over the steps.\n{interval} *: the best."
+    return f"{area if has_area else ''}{interval}\n↓: lower is better. *: the best."

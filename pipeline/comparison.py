@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve
+from pipeline.method_labels import distinct_labels
+
+INNER_STEPS_FACTORS = ("meta.num_steps", "meta.batch_size", "inner.num_steps")
 
 
-def compare(evaluations: Sequence[Evaluation]) -> Evaluation:
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What went into one method of a comparison; None where its runs do not say."""
+
+    outer_steps: int | None
+    inner_steps: int | None  # of all tasks of all outer steps, in one run
+    num_tasks: int | None  # to meta-train on
+    seeds: tuple[int, ...]
+    run_ids: tuple[str, ...]  # none: a baseline, which is not meta-trained
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The methods of several runs on the same meta-test."""
+
+    evaluation: Evaluation
+    training: dict[str, Training]  # by method, in the evaluation's order
+
+    def differences(self) -> list[str]:
+        """Return a line for each thing but the method in which the rows differ."""
+        trained = {name: one for name, one in self.training.items() if one.run_ids}
+        lines = [
+            _difference("Budgets differ: meta-trained for", trained, _budget),
+            _difference("Meta-training tasks differ: trained on", trained, _num_tasks),
+            _difference(
+                "Seeds differ, and with them the held-out tasks: tested under", trained, _seeds
+            ),
+        ]
+        return [line for line in lines if line]
+
+
+def compare(evaluations: Sequence[Evaluation]) -> Comparison:
     """Merge the meta-tests of several runs.
 
     Runs that differ only in their seed are one method: its interval is over (task, seed) pairs.
-    A method is called by its algorithm's name, and by its run's id where that would leave two
-    with one name. A baseline depends on nothing but the seed, so one of each is kept per seed.
+    A method is called by its algorithm's name, and by the settings that differ where that would
+    leave two with one name. A baseline depends on nothing but the seed, so one of each is kept
+    per seed. How methods were meta-trained may differ: `Comparison.differences` tells.
 
     BadInputError if the runs' protocols differ in more than the seed (and what is drawn from
     it: the held-out tasks, which must agree between runs of one seed).
@@ -24,18 +60,21 @@ def compare(evaluations: Sequence[Evaluation]) -> Evaluation:
     if not evaluations:
         raise BadInputError("compare: expected at least one run")
     _check_same_protocol(evaluations)
-    curves = [c for label, group in _by_label(evaluations) for e in group for c in _own(e, label)]
-    baselines: dict[tuple[str, int], list[TaskCurve]] = {}
-    for evaluation in evaluations:
-        for method in evaluation.methods:
-            if method != evaluation.method:
-                key = (method, _seed(evaluation))
-                baselines.setdefault(key, _stamped(evaluation, method, method))
+    groups = _same_method(evaluations)
+    curves: list[TaskCurve] = []
+    training: dict[str, Training] = {}
+    for label, group in zip(distinct_labels(groups), groups, strict=True):
+        curves += [curve for one in group for curve in _stamped(one, one.method, label)]
+        training[label] = _training(group)
+    baselines = _baselines(evaluations)
     curves += [curve for kept in baselines.values() for curve in kept]
-    seeds = sorted({_seed(evaluation) for evaluation in evaluations})
-    tasks = sorted({task for e in evaluations for task in e.protocol["test_tasks"]})
+    for method in dict.fromkeys(method for method, _ in baselines):
+        tested = tuple(sorted(seed for name, seed in baselines if name == method))
+        training[method] = Training(None, None, None, tested, ())
+    seeds = sorted({one.seed for one in evaluations})
+    tasks = sorted({task for one in evaluations for task in one.protocol["test_tasks"]})
     protocol = evaluations[0].protocol | {"seed": seeds, "test_tasks": tasks}
-    return Evaluation(tuple(curves), protocol)
+    return Comparison(Evaluation(tuple(curves), protocol), training)
 
 
 def _check_same_protocol(evaluations: Sequence[Evaluation]) -> None:
@@ -43,7 +82,7 @@ def _check_same_protocol(evaluations: Sequence[Evaluation]) -> None:
     same_seed: dict[int, Evaluation] = {}
     for other in evaluations:
         _check_pair(first, other, {"seed", "test_tasks"})
-        _check_pair(same_seed.setdefault(_seed(other), other), other, set())
+        _check_pair(same_seed.setdefault(other.seed, other), other, set())
 
 
 def _check_pair(one: Evaluation, other: Evaluation, free: set[str]) -> None:
@@ -57,41 +96,70 @@ def _check_pair(one: Evaluation, other: Evaluation, free: set[str]) -> None:
             )
 
 
-def _by_label(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[Evaluation]]]:
-    """Return the runs of each method under the name that tells it from all others."""
-    groups = _same_method(evaluations)
-    taken = [group[0].method for group in groups]
-    taken += sorted({m for e in evaluations for m in e.methods if m != e.method})
-    labelled = []
-    for group in groups:
-        method = group[0].method
-        others = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        name = group[0].run_id + others
-        labelled.append((method if taken.count(method) == 1 else f"{method} ({name})", group))
-    return labelled
-
-
 def _same_method(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """Group the runs that differ only in their seed."""
+    """Group the runs that differ only in their seed; the same run twice over is no such group."""
     alike: dict[str, list[Evaluation]] = defaultdict(list)
     for evaluation in evaluations:
         alike[repr((evaluation.method, sorted(evaluation.learner.items())))].append(evaluation)
     groups: list[list[Evaluation]] = []
     for group in alike.values():
-        distinct = len({_seed(evaluation) for evaluation in group}) == len(group)
-        groups += [group] if distinct else [[evaluation] for evaluation in group]
+        distinct = len({one.seed for one in group}) == len(group)
+        groups += [group] if distinct else [[one] for one in group]
     return groups
 
 
-def _own(evaluation: Evaluation, label: str) -> list[TaskCurve]:
-    return _stamped(evaluation, evaluation.method, label)
+def _baselines(evaluations: Sequence[Evaluation]) -> dict[tuple[str, int], list[TaskCurve]]:
+    """Return the curves of each baseline under each seed."""
+    kept: dict[tuple[str, int], list[TaskCurve]] = {}
+    for evaluation in evaluations:
+        for method in evaluation.methods:
+            if method != evaluation.method:
+                curves = _stamped(evaluation, method, method)
+                kept.setdefault((method, evaluation.seed), curves)
+    return kept
 
 
 def _stamped(evaluation: Evaluation, method: str, label: str) -> list[TaskCurve]:
-    seed = _seed(evaluation)
+    seed = evaluation.seed
     return [replace(curve, method=label, seed=seed) for curve in evaluation.of_method(method)]
 
 
-def _seed(evaluation: Evaluation) -> int:
-    seed: Any = evaluation.protocol["seed"]
-    return int(seed)
+def _training(group: Sequence[Evaluation]) -> Training:
+    learner: dict[str, Any] = group[0].learner  # the group's runs share it
+    factors = [learner.get(key) for key in INNER_STEPS_FACTORS]
+    known = [factor for factor in factors if factor is not None]
+    return Training(
+        outer_steps=learner.get("meta.num_steps"),
+        inner_steps=math.prod(known) if len(known) == len(factors) else None,
+        num_tasks=learner.get("data.num_train_tasks"),
+        seeds=tuple(one.seed for one in group),
+        run_ids=tuple(one.run_id for one in group),
+    )
+
+
+def _difference(
+    what: str, training: dict[str, Training], said: Callable[[Training], str]
+) -> str | None:
+    """Return a line that names the methods by what is `said` of them, if that is not the same."""
+    methods: dict[str, list[str]] = defaultdict(list)
+    for method, one in training.items():
+        methods[said(one)].append(method)
+    if len(methods) == 1:
+        return None
+    return f"{what} " + "; ".join(f"{text} ({', '.join(m)})" for text, m in methods.items()) + "."
+
+
+def _budget(one: Training) -> str:
+    return f"{_count(one.outer_steps)} outer and {_count(one.inner_steps)} inner steps"
+
+
+def _num_tasks(one: Training) -> str:
+    return _count(one.num_tasks)
+
+
+def _seeds(one: Training) -> str:
+    return ", ".join(map(str, sorted(one.seeds)))
+
+
+def _count(value: int | None) -> str:
+    return "an unknown number of" if value is None else f"{value:,}"

@@ -54,6 +54,8 @@ LEARNER_KEYS = ("inner.num_steps", "inner.segment_steps", "data.num_train_tasks"
 LEARNER_SECTIONS = ("algorithm.", "outer.")
 LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
 
+WORST = {"accuracy": 0.0, "error": 1.0}
+
 Summary = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -64,7 +66,7 @@ class TaskCurve:
     method: str
     task: str
     repeat: int  # from 0
-    losses: npt.NDArray[np.float32]  # [K], of each step's minibatch
+    losses: npt.NDArray[np.float32]  # [K], of each step's minibatch; [0] where no step is watched
     errors: npt.NDArray[np.float32]  # [K], share of that minibatch misclassified
     metrics: dict[str, float]  # on the task's held-out data after the last step: accuracy, loss
     seed: int = 0  # of the run; `compare` fills it in where runs of several seeds meet
@@ -74,15 +76,17 @@ class TaskCurve:
         assert self.losses.ndim == 1
 
     def figures(self) -> dict[str, float]:
-        """Return what the curve comes to: `auc`, the mean training error, and its metrics."""
-        return {"auc": area_under_curve(self.errors), **self.metrics}
+        """Return its metrics, and `auc`, the mean training error, where there is a curve."""
+        area = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
+        return {**area, **self.metrics}
 
     def judged(self) -> TaskCurve:
         """Return the curve as it counts: where the adaptation diverged, as wrong from there on.
 
         A network whose numbers are no longer finite classifies nothing, but its argmax is still
         an index, right as often as chance. So from the first loss on that is not finite, the
-        held-out one included, the error is 1 and the loss NaN; in the end the accuracy is 0.
+        held-out one included, the error is 1 and the loss NaN; in the end the accuracy is 0, and
+        what has no worst value is NaN.
         """
         finite = np.isfinite(self.losses)
         if finite.all() and math.isfinite(self.metrics.get("loss", 0.0)):
@@ -92,7 +96,7 @@ class TaskCurve:
             self,
             losses=np.where(diverged, np.float32(np.nan), self.losses),
             errors=np.where(diverged, np.float32(1), self.errors),
-            metrics={"accuracy": 0.0, "error": 1.0, "loss": math.nan},
+            metrics={name: WORST.get(name, math.nan) for name in self.metrics},
         )
 
 
@@ -105,6 +109,11 @@ class Evaluation:
     method: str = ""  # which of the methods is the run's own; the others are baselines
     run_id: str = ""
     learner: dict[str, Any] = field(default_factory=dict)  # how `method` was meta-trained
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; a comparison has several."""
+        return int(self.protocol["seed"])
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -122,11 +131,12 @@ class Evaluation:
     def summary(self) -> Summary:
         """Return {method: {metric: {mean, ci95, tasks, seeds}}}.
 
-        Metrics are `auc` (mean training error over the steps), and the held-out ones that all
-        curves have; one that diverged has no loss, so that the mean loss is NaN (null in JSON)
-        and the other metrics count it as wrong. Repeats of a task are averaged first. The 95 %
-        interval, mean ± ci95, is over tasks; with several seeds it is over (task, seed) pairs,
-        which are taken for independent although a task under two seeds is still the same task.
+        Metrics are `auc` (mean training error over the steps) and the held-out ones, of them those
+        that all of a method's curves have; an adaptation that diverged has no loss, so that the
+        mean loss is NaN (null in JSON) and the other metrics count it as wrong. Repeats of a task
+        are averaged first. The 95 % interval, mean ± ci95, is over tasks; with several seeds it is
+        over (task, seed) pairs, which are taken for independent although a task under two seeds
+        is still the same task.
         """
         return self._summary
 
@@ -168,24 +178,31 @@ class Evaluation:
             ) from None
 
 
-def protocol_of(experiment: Experiment, test_tasks: Sequence[str]) -> dict[str, Any]:
-    """Return what the meta-test of `experiment` on `test_tasks` fixes for all methods."""
+def protocol_of(
+    experiment: Experiment, test_tasks: Sequence[str], data_digest: str
+) -> dict[str, Any]:
+    """Return what the meta-test of `experiment` on `test_tasks` fixes for all methods.
+
+    `data_digest` is of the data set's content: one name can stand for several versions of it.
+    """
     protocol = {
         key: value
         for key, value, _ in field_rows(experiment)
         if key not in LEARNER_KEYS and (key in PROTOCOL_KEYS or key.startswith(PROTOCOL_SECTIONS))
     }
-    return protocol | {"test_tasks": list(test_tasks)}
+    return protocol | {"data.digest": data_digest, "test_tasks": list(test_tasks)}
 
 
-def learner_of(experiment: Experiment) -> dict[str, Any]:
-    """Return how `experiment` learns its initialisation, its seed apart."""
+def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
+    """Return how `experiment` learns its initialisation in `outer_steps`, its seed apart."""
     keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
-    return {
+    settings = {
         key: value
         for key, value, _ in field_rows(experiment)
         if key in keys or key.startswith(LEARNER_SECTIONS)
     }
+    # What was done, not what was planned: a run that has not ended can be meta-tested too.
+    return settings | {"meta.num_steps": outer_steps}
 
 
 def per_task(curves: Iterable[TaskCurve]) -> dict[tuple[str, int], list[TaskCurve]]:

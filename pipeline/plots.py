@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from algorithms.scoring import confidence_interval_95
+from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, per_task
 from pipeline.files import write_atomic
 
@@ -22,19 +25,48 @@ LINES = ("-", "--", "-.", ":")  # so that methods differ in grey as well
 SMOOTHING = 20  # the window is this fraction of the curve
 MIN_SMOOTHED_STEPS = 40
 DOTS_PER_INCH = 130
+LABEL_WIDTH = 22  # characters of a method's name beside its bar
+FORMATS = ("png", "pdf", "svg")
+# Metrics that the second panel can show, the first that there is: factor for display, label.
+HELD_OUT = {"accuracy": (100, "held-out accuracy, %"), "loss": (1, "held-out loss")}
 
 Array = npt.NDArray[np.float64]
 
 
-def plot_evaluation(evaluation: Evaluation, path: Path, title: str = "") -> Path:
-    """Draw training error per step and held-out accuracy for each method; return `path`.
+def picture_format(path: Path) -> str:
+    """Return the format that the suffix of `path` names; BadInputError if it is none of ours."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in FORMATS:
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise BadInputError(f"{path}: expected a plot's name to end in one of {known}")
+    return suffix
 
-    The lines are means over tasks, the bands and bars 95 % confidence intervals.
+
+def comparison_name(run_ids: Iterable[str]) -> str:
+    """Return a file name for the plot of these runs, the same for no others."""
+    digest = hashlib.sha256("\n".join(sorted(run_ids)).encode()).hexdigest()
+    return f"compare-{digest[:12]}.png"
+
+
+def plot_evaluation(evaluation: Evaluation, path: Path, title: str = "") -> Path:
+    """Draw training error per step and the held-out figure of each method; return `path`.
+
+    The lines and bars are means over tasks, the bands and whiskers 95 % confidence intervals. A
+    panel for which no method has anything is left out: error without learning curves, held-out
+    figure without accuracy and loss. BadInputError for a name with an unknown suffix.
     """
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    curves, accuracy = figure.subplots(1, 2, width_ratios=[2, 1])
-    _draw_curves(curves, evaluation)
-    _draw_accuracy(accuracy, evaluation)
+    summary = evaluation.summary()
+    metric = next((m for m in HELD_OUT if any(m in row for row in summary.values())), None)
+    with_curve = [method for method in evaluation.methods if "auc" in summary[method]]
+    lines_of_label = max(_wrapped(method, LABEL_WIDTH).count("\n") + 1 for method in summary)
+    height = 1.6 + len(summary) * (0.2 + 0.2 * lines_of_label)
+    figure = Figure(figsize=(10, max(4.5, height)), layout="constrained")
+    ratios = [2] * bool(with_curve) + [1] * (metric is not None)
+    panels = list(figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0])
+    if with_curve:
+        _draw_curves(panels.pop(0), evaluation, with_curve)
+    if metric is not None:
+        _draw_held_out(panels.pop(0), evaluation, metric)
     figure.suptitle(title or f"Adapting to held-out tasks ({evaluation.protocol['data.name']})")
     return _save(figure, path)
 
@@ -45,14 +77,18 @@ def plot_meta_training(
     """Draw the meta-batch's mean training loss at the first and last inner step; return `path`."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    width = _window(len(steps))
     for index, (label, losses) in enumerate(
         (("first inner step", losses_first), ("last inner step", losses_last))
     ):
         values = np.asarray(losses, np.float64)
-        width = _window(len(values))
-        axes.plot(steps, values, color=COLOURS[index], alpha=0.3 if width > 1 else 1, lw=1)
+        if width > 1:
+            axes.plot(steps, values, color=COLOURS[index], alpha=0.3, lw=1)
         axes.plot(steps, _smooth(values, width), LINES[index], color=COLOURS[index], label=label)
-    _finish(axes, "outer step", "training loss\n(mean over meta-batch" + _said(_window(len(steps))))
+    if width > 1:
+        axes.plot([], [], color="grey", alpha=0.5, lw=1, label="not smoothed")
+    _finish(axes, "outer step", "training loss\n(mean over meta-batch" + _said(width))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     figure.suptitle("Meta-training")
@@ -73,37 +109,63 @@ def mean_and_band(curves: Sequence[TaskCurve], width: int = 1) -> tuple[Array, A
     return np.asarray(means), np.asarray(half_widths)
 
 
-def _draw_curves(axes: Axes, evaluation: Evaluation) -> None:
+def _draw_curves(axes: Axes, evaluation: Evaluation, methods: Sequence[str]) -> None:
+    """Draw the training error of `methods`, smoothed, over the inner steps."""
     width = _window(max(len(curve.errors) for curve in evaluation.curves))
-    for index, method in enumerate(evaluation.methods):
+    for method in methods:
+        index = evaluation.methods.index(method)
         mean, half = mean_and_band(evaluation.of_method(method), width)
         steps = np.arange(1, len(mean) + 1)
         colour, line = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
-        axes.plot(steps, 100 * mean, line, color=colour, label=_wrapped(method))
+        axes.plot(steps, 100 * mean, line, color=colour, label=_wrapped(method, 50))
         axes.fill_between(steps, 100 * (mean - half), 100 * (mean + half), color=colour, alpha=0.18)
     _finish(axes, "inner step", "training error, %\n(mean over tasks" + _said(width))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, 100)
-    axes.legend(frameon=False, loc="best")
+    axes.set_title(f"bands: {_interval(evaluation, methods)}", fontsize="small")
+    axes.legend(frameon=False, loc="best", fontsize="small")
 
 
-def _draw_accuracy(axes: Axes, evaluation: Evaluation) -> None:
+def _draw_held_out(axes: Axes, evaluation: Evaluation, metric: str) -> None:
+    """Draw a bar for each method that has the metric, from the top down, and a dot for each task.
+
+    The bars lie, so that long names have room beside them.
+    """
+    factor, label = HELD_OUT[metric]
     summary = evaluation.summary()
-    methods = [method for method in evaluation.methods if "accuracy" in summary[method]]
+    methods = [method for method in evaluation.methods if metric in summary[method]]
     for place, method in enumerate(methods):
-        figures = summary[method]["accuracy"]
+        figures = summary[method][metric]
         colour = COLOURS[evaluation.methods.index(method) % len(COLOURS)]
-        mean, half = 100 * figures["mean"], 100 * figures["ci95"]
+        mean, half = factor * figures["mean"], factor * figures["ci95"]
         tasks = per_task(evaluation.of_method(method)).values()
-        values = [100 * np.mean([c.metrics["accuracy"] for c in repeats]) for repeats in tasks]
+        values = [factor * np.mean([c.metrics[metric] for c in repeats]) for repeats in tasks]
         spread = place + np.linspace(-0.15, 0.15, len(values))
-        axes.bar(place, mean, 0.6, color=colour, alpha=0.25)
-        axes.plot(spread, values, ".", color=colour, alpha=0.7, ms=5)
-        axes.errorbar(place, mean, half, fmt="_", color=colour, capsize=6, lw=2, ms=14)
-    axes.set_xticks(
-        range(len(methods)), [_wrapped(method, 14) for method in methods], rotation=30, ha="right"
-    )
-    axes.set_ylim(bottom=0)
-    _finish(axes, "", "held-out accuracy, %\n(bars: mean, dots: tasks)")
+        axes.barh(place, mean, 0.6, color=colour, alpha=0.25)
+        axes.plot(values, spread, ".", color=colour, alpha=0.7, ms=5)
+        axes.errorbar(mean, place, xerr=half, fmt="|", color=colour, capsize=6, lw=2, ms=14)
+    num_ways = evaluation.protocol.get("task.num_ways")
+    if metric == "accuracy" and num_ways:
+        axes.axvline(100 / num_ways, color="grey", ls=":", lw=1.5)
+        axes.text(100 / num_ways, -0.5, f" chance: 1 of {num_ways}", va="center", fontsize="small")
+    _finish(axes, label, "")
+    axes.set_yticks(range(len(methods)), [_wrapped(method, LABEL_WIDTH) for method in methods])
+    axes.set_ylim(len(methods) - 0.5, -0.7)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_title(f"dots: tasks; whiskers:\n{_interval(evaluation, methods)}", fontsize="small")
+
+
+def _interval(evaluation: Evaluation, methods: Sequence[str]) -> str:
+    """Return what the intervals are over, or that there are none."""
+    groups = [per_task(evaluation.of_method(method)) for method in methods]
+    fewest, most = min(map(len, groups)), max(map(len, groups))
+    if most == 1:
+        return "none over a single task"
+    several_seeds = len({curve.seed for curve in evaluation.curves}) > 1
+    count = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"95 % intervals over {count} {'(task, seed) pairs' if several_seeds else 'tasks'}"
 
 
 def _finish(axes: Axes, x_label: str, y_label: str) -> None:
@@ -131,14 +193,14 @@ def _smooth(values: Array, width: int) -> Array:
     return smoothed
 
 
-def _wrapped(method: str, width: int = 34) -> str:
-    """Return the name on lines of at most `width` characters, three at most."""
-    return "\n".join(textwrap.wrap(method, width, max_lines=3, placeholder="…"))
+def _wrapped(method: str, width: int) -> str:
+    """Return the name on lines of at most `width` characters, four at most."""
+    return "\n".join(textwrap.wrap(method, width, max_lines=4, placeholder="…"))
 
 
 def _save(figure: Figure, path: Path) -> Path:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    figure.savefig(buffer, format=picture_format(path), dpi=DOTS_PER_INCH)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
     return path

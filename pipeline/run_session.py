@@ -144,10 +144,10 @@ class RunSession:
         names = [self._family.task_name("test", i) for i in range(count)]
         return Evaluation(
             curves=tuple(self._trainer.meta_test([own, *baselines], count)),
-            protocol=protocol_of(self._experiment, names),
+            protocol=protocol_of(self._experiment, names, self._family.dataset.digest),
             method=own,
             run_id=self._run.run_id,
-            learner=learner_of(self._experiment),
+            learner=learner_of(self._experiment, self._trainer.version),
         )
 
     def _full_meta_test(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:

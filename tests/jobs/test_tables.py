@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.tables import evaluation_table
+from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
 from pipeline.evaluation import Evaluation, TaskCurve, protocol_of
+from tests.pipeline.evaluations_for_tests import only_figures
 
 TASKS = ("a", "b", "c")
 
 
-def run_of(method, seed=0):
+def run_of(method, seed=0, **learner):
     """A run's meta-test beside scratch, three tasks of four steps each."""
     generator = np.random.default_rng(seed)
     curves = []
@@ -26,12 +27,17 @@ def run_of(method, seed=0):
             metrics = {"accuracy": generator.random(), "loss": generator.random()}
             curves.append(TaskCurve(name, task, 0, errors, errors, metrics))
     experiment = build_experiment({"seed": seed, "evaluation": {"num_steps": 4}}, "test")
-    return Evaluation(tuple(curves), protocol_of(experiment, TASKS), method, f"run-{seed}")
+    protocol = protocol_of(experiment, TASKS, "0123")
+    return Evaluation(tuple(curves), protocol, method, f"run-{seed}", learner)
 
 
 def drawn(evaluation):
-    console = Console(file=io.StringIO(), width=80)
-    console.print(evaluation_table(evaluation))
+    return printed(evaluation_table(evaluation))
+
+
+def printed(table, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
@@ -46,29 +52,103 @@ def only(evaluation, method, task):
     return replace(evaluation, curves=tuple(kept))
 
 
+AREA = "AUC: area under the error curve, its mean over the steps."
+BEST = "↓: lower is better. *: the best."
+INTERVAL = "±: 95 % interval over tasks."
+
+
 @pytest.mark.parametrize(
     "evaluation",
-    [run_of("leap"), only(run_of("leap"), "leap", "a"), compare([run_of("leap")])],
+    [run_of("leap"), only(run_of("leap"), "leap", "a"), compare([run_of("leap")]).evaluation],
     ids=["a run", "one method on one task", "a comparison of one run"],
 )
 def test_title_and_caption_keep_their_lines(evaluation):
     lines = drawn(evaluation)
     assert lines[0].startswith("Meta-test: ")
     assert lines[0].endswith(", 4 inner steps")
-    assert below(lines) == [
-        "AUC: mean training error over the steps.",
-        "±: 95 % interval over tasks. *: the best.",
-    ]
+    assert below(lines) == [AREA, INTERVAL, BEST]
 
 
 def test_caption_says_that_seeds_of_one_task_count_as_independent():
-    lines = drawn(compare([run_of("leap", seed=0), run_of("leap", seed=1), run_of("reptile")]))
-    assert below(lines) == [
-        "AUC: mean training error over the steps.",
+    runs = [run_of("leap", seed=0), run_of("leap", seed=1), run_of("reptile")]
+    assert below(drawn(compare(runs).evaluation)) == [
+        AREA,
         "±: 95 % interval over (task, seed) pairs as if independent,",
-        "though a task under two seeds is still the same task. *: the best.",
+        "though a task under two seeds is still the same task.",
+        BEST,
     ]
-    assert sum("3 (2 seeds)" in line for line in lines) == 2  # leap and scratch
+
+
+def test_metrics_that_no_method_has_get_no_column():
+    evaluation = only_figures(run_of("leap"), "accuracy")
+    lines = drawn(evaluation)
+    assert "accuracy, % ↑" in lines[2]
+    assert "AUC" not in " ".join(lines)
+    assert "loss" not in " ".join(lines)
+    assert below(lines) == [INTERVAL, BEST]
+
+
+def test_a_method_without_a_metric_has_a_dash():
+    whole = run_of("leap")
+    bare = only_figures(whole, "accuracy").of_method("scratch")
+    lines = drawn(replace(whole, curves=(*whole.of_method("leap"), *bare)))
+    (row,) = [line for line in lines if "│ scratch" in line]
+    assert row.count(" - ") == 2
+
+
+LONG = {"outer.lr": 0.12345678, "meta.num_steps": 1000000, "algorithm.options": {"loss": False}}
+
+
+def test_long_names_never_cut_a_number_at_80_columns():
+    runs = [run_of("leap", seed=0, **LONG), run_of("leap", seed=0)]
+    big = [
+        replace(c, metrics={"accuracy": 1.0 * (c.task == "a"), "loss": 12345.678})
+        for c in runs[0].curves
+    ]
+    compared = compare([replace(runs[0], curves=tuple(big)), runs[1]])
+    lines = drawn(compared.evaluation)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    assert any(" 33.3 ± 143.4 " in line and " 12345.678 ± 0.000 " in line for line in lines)
+
+
+def test_training_table_gives_budget_and_seeds_of_each_method():
+    budget = {"meta.num_steps": 1000, "meta.batch_size": 20, "inner.num_steps": 100}
+    runs = [run_of("leap", seed, **budget) for seed in (0, 1)]
+    lines = printed(training_table(compare(runs)))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert rows == [
+        ["leap", "1,000", "2,000,000", "-", "0, 1"],
+        ["scratch", "-", "-", "-", "0, 1"],
+    ]
+
+
+PATH = "/a/folder/that/lies/rather/deep/and/has/a/long/name/of/its/own"
+
+
+def test_rows_break_no_word_where_the_terminal_has_room():
+    rows = [("omniglot", "some words that can go on more lines than one", PATH)]
+    lines = printed(rows_table("Data", ("name", "what", "where"), rows), 100)
+    assert any("│ omniglot │" in line and f"│ {PATH} │" in line for line in lines)
+    assert {len(line) for line in lines[1:]} == {100}
+
+
+def test_rows_are_listed_where_a_path_does_not_fit_beside_the_rest():
+    rows = [("omniglot", "some words", PATH), ("glyphs", "", "embedded")]
+    assert printed(rows_table("Data", ("name", "what", "where"), rows)) == [
+        "Data",
+        "omniglot",
+        "  what: some words",
+        f"  where: {PATH}",
+        "glyphs",
+        "  where: embedded",
+    ]
+
+
+def test_columns_of_figures_stand_to_the_right():
+    lines = printed(rows_table("Bench", ("what", "value"), [("steps", "1,200.5"), ("x", "-")]))
+    assert "│ 1,200.5 │" in lines[4]
+    assert "│       - │" in lines[5]
 
 
 def test_divergence_is_named_and_never_the_best():

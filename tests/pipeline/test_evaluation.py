@@ -1,4 +1,4 @@
-"""The meta-test's figures, files, comparison and plots."""
+"""The meta-test's figures and files."""
 
 import json
 import math
@@ -7,41 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, learner_of, protocol_of
 from pipeline.local import LocalBackend
-from pipeline.plots import mean_and_band, plot_evaluation, plot_meta_training
+from pipeline.plots import plot_evaluation
 from pipeline.runs import json_text
 from pipeline.server import Start
+from tests.pipeline.evaluations_for_tests import DIGEST, T_975_OF_2, curve, evaluation, run_of
 from tests.pipeline.runs_for_tests import make_trainer, tiny
-
-T_975_OF_2 = 4.302652729911275  # Student's t, two degrees of freedom
-NUM_STEPS = 4
-
-
-def curve(method="leap", task="a", repeat=0, error=0.5, accuracy=0.5, num_steps=NUM_STEPS):
-    errors = np.full(num_steps, error, np.float32)
-    return TaskCurve(method, task, repeat, 3 * errors, errors, {"accuracy": accuracy, "loss": 1.0})
-
-
-def protocol(seed=0, tasks=("a", "b", "c"), num_steps=NUM_STEPS, **changes):
-    tree = {"seed": seed, "evaluation": {"num_steps": num_steps}} | changes
-    return protocol_of(build_experiment(tree, "test"), tasks)
-
-
-def evaluation(curves, method="leap", run_id="run", learner=None, **changes):
-    return Evaluation(tuple(curves), protocol(**changes), method, run_id, learner or {})
-
-
-def run_of(method, run_id, seed=0, error=0.5, learner=None, **changes):
-    """A run's meta-test on three tasks beside scratch, which depends on the seed alone."""
-    curves = [curve(method, task, error=error) for task in "abc"]
-    curves += [curve("scratch", task, error=0.9 + seed / 100) for task in "abc"]
-    return evaluation(curves, method, run_id, learner, seed=seed, **changes)
 
 
 def test_auc_is_the_mean_error_over_the_steps():
@@ -93,7 +69,7 @@ def test_divergence_as_the_worker_makes_it_is_no_chance_level(tmp_path):
 
     measured = evaluation(curves, num_steps=steps)
     measured.to_parquet(tmp_path)
-    for result in (measured, Evaluation.from_parquet(tmp_path), compare([measured])):
+    for result in (measured, Evaluation.from_parquet(tmp_path), compare([measured]).evaluation):
         figures = json.loads(json_text(result.summary()))["leap"]
         expected = [
             (one.errors[:count].sum() + steps - count) / steps
@@ -136,7 +112,7 @@ def test_damaged_files_are_refused_in_one_line(damage, tmp_path):
 def test_protocol_holds_the_test_and_learner_the_training():
     def of(**changes):
         experiment = build_experiment(changes, "test")
-        return protocol_of(experiment, ["a"]), learner_of(experiment)
+        return protocol_of(experiment, ["a"], DIGEST), learner_of(experiment, outer_steps=3)
 
     protocol, learner = of()
     assert of(outer={"lr": 0.7}) == (protocol, learner | {"outer.lr": 0.7})
@@ -147,71 +123,23 @@ def test_protocol_holds_the_test_and_learner_the_training():
     assert of(**elsewhere) == (protocol, learner)
 
 
-def test_scratch_of_two_runs_is_kept_once():
-    merged = compare([run_of("leap", "r1", error=0.2), run_of("reptile", "r2", error=0.4)])
-    assert merged.methods == ("leap", "reptile", "scratch")
-    assert len(merged.of_method("scratch")) == 3
-    assert merged.summary()["leap"]["auc"]["mean"] == pytest.approx(0.2)
+def test_learner_names_the_steps_that_were_taken_not_those_that_were_planned():
+    experiment = build_experiment({"meta": {"num_steps": 100}}, "test")
+    assert learner_of(experiment, outer_steps=7)["meta.num_steps"] == 7
 
 
-def test_runs_that_differ_only_in_seed_are_one_method_over_task_seed_pairs():
-    merged = compare([run_of("leap", f"r{seed}", seed, error=0.2 + seed / 10) for seed in (0, 1)])
-    row = merged.summary()["leap"]["auc"]
-    values = [0.2] * 3 + [0.3] * 3
-    assert merged.methods == ("leap", "scratch")
-    assert (row["tasks"], row["seeds"]) == (3, 2)
-    assert row["mean"] == pytest.approx(0.25)
-    t_of_5 = 2.5705818366147395
-    assert row["ci95"] == pytest.approx(t_of_5 * statistics.stdev(values) / math.sqrt(6))
-    assert len(merged.of_method("scratch")) == 6
+@pytest.mark.parametrize("loss", [1.0, math.nan])
+def test_without_a_learning_curve_there_is_no_area(loss, tmp_path):
+    none = np.empty(0, np.float32)
+    one = replace(curve(), losses=none, errors=none, metrics={"accuracy": 0.7, "loss": loss})
+    evaluation([one]).to_parquet(tmp_path)
+    summary = Evaluation.from_parquet(tmp_path).summary()["leap"]
+    assert set(summary) == {"accuracy", "loss"}
+    assert summary["accuracy"]["mean"] == (0.7 if math.isfinite(loss) else 0)
 
 
-def test_same_algorithm_with_other_settings_goes_by_its_run_id():
-    runs = [run_of("leap", "r1", learner={"outer.lr": 0.1}), run_of("leap", "r2", learner={})]
-    assert compare(runs).methods == ("leap (r1)", "leap (r2)", "scratch")
-
-
-def test_same_settings_and_seed_twice_are_two_rows():
-    merged = compare([run_of("leap", "r1"), run_of("leap", "r2")])
-    assert merged.methods == ("leap (r1)", "leap (r2)", "scratch")
-
-
-def test_held_out_tasks_may_differ_between_seeds_only():
-    compare([run_of("leap", "r1", 0), run_of("leap", "r2", 1, tasks=("x", "y", "z"))])
-    with pytest.raises(BadInputError, match="test_tasks"):
-        compare([run_of("leap", "r1", 0), run_of("reptile", "r2", 0, tasks=("x", "y", "z"))])
-
-
-def test_other_protocol_is_refused_with_key_and_both_values():
-    with pytest.raises(BadInputError, match=r"r1 and r2.*task\.batch_size is 20 .* and 10 in"):
-        compare([run_of("leap", "r1"), run_of("reptile", "r2", task={"batch_size": 10})])
-
-
-def test_band_is_the_interval_over_tasks_at_each_step():
-    errors = np.array([[0.0, 0.2], [0.3, 0.2], [0.9, 0.2]], np.float32)
-    curves = [TaskCurve("leap", str(i), 0, e, e, {}) for i, e in enumerate(errors)]
-    mean, half = mean_and_band(curves)
-    np.testing.assert_allclose(mean, [0.4, 0.2], rtol=1e-6)
-    spread = statistics.stdev([0.0, 0.3, 0.9])
-    np.testing.assert_allclose(half, [T_975_OF_2 * spread / math.sqrt(3), 0], atol=1e-6)
-
-
-def test_smoothing_leaves_a_constant_curve_as_it_is():
-    constant = [curve(task=task, error=0.3, num_steps=50) for task in "abc"]
-    mean, _ = mean_and_band(constant, width=5)
-    np.testing.assert_allclose(mean, 0.3, rtol=1e-6)
-
-
-def test_plots_are_pictures(tmp_path):
-    merged = compare([run_of("leap", "r1"), run_of("leap", "a-name-so-long-" * 8)])
-    single_task = evaluation([curve()], tasks=("a",))
-    paths = [
-        plot_evaluation(merged, tmp_path / "new" / "compare.png"),
-        plot_evaluation(single_task, tmp_path / "single.png"),
-        plot_meta_training([1, 2, 3], [3.0, 2.5, math.nan], [1.0, 0.9, 0.8], tmp_path / "m.png"),
-    ]
-    for path in paths:
-        with Image.open(path) as picture:
-            picture.load()
-            assert picture.width > 600
-            assert len(picture.convert("L").getcolors()) > 10
+def test_diverged_adaptation_gets_no_metric_that_it_never_had():
+    metrics = {"loss": math.nan, "perplexity": 3.0}
+    (judged,) = evaluation([replace(curve(), metrics=metrics)]).of_method("leap")
+    assert judged.metrics.keys() == metrics.keys()
+    assert math.isnan(judged.metrics["perplexity"])
