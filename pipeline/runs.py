@@ -8,6 +8,7 @@ $OUTERLOOP_HOME/<run id>/
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -46,10 +47,14 @@ def check_home() -> None:
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        raise BadInputError(
-            f"{home()}: a run's folder cannot be made here: {error.strerror}; "
-            "set OUTERLOOP_HOME to a folder that can be written"
-        ) from None
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> BadInputError:
+    return BadInputError(
+        f"{home()}: a run's folder cannot be made here: {error.strerror}; "
+        "set OUTERLOOP_HOME to a folder that can be written"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +86,7 @@ class RunFolder:
             draft.rename(home() / run_id)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise BadInputError(
-                f"{home()}: a run's folder cannot be made here: {error.strerror}; "
-                "set OUTERLOOP_HOME to a folder that can be written"
-            ) from None
+            raise _unwritable(error) from None
         return cls(home() / run_id)
 
     @classmethod
@@ -176,8 +178,8 @@ class RunFolder:
                     f"run {self.run_id} is in use by {holder}; wait for it, or stop it"
                 ) from None
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without a name too
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
 
     def read_experiment(self) -> Experiment:
