@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +17,14 @@ from rich.console import Console
 
 from pipeline.caches import replace_unwritable_caches
 from pipeline.errors import OuterloopError
+from pipeline.runs import home
 
 # What needs torch, Ray or MLflow is imported in the command that uses it: they take seconds.
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False,
     help="Meta-training on Ray: learn from many tasks how to learn new ones.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 data = typer.Typer(help="Data sets: where they are, how to get them.")
 bench = typer.Typer(help="Throughput figures, with ratio to a baseline.")
@@ -37,11 +42,21 @@ Overrides = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a folder.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"outerloop {metadata.version('outerloop')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _settings(
     context: typer.Context,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
     ] = False,
 ) -> None:
     warning = replace_unwritable_caches()
@@ -86,6 +101,22 @@ def evaluate(
 
     names = None if baselines is None else tuple(name for name in baselines.split(",") if name)
     return commands.evaluate(context.obj, run, names)
+
+
+@app.command()
+def runs(context: typer.Context) -> Result:
+    """List the runs, newest first: how far each is, and what of."""
+    from jobs.tables import rows_table
+    from pipeline.run_list import overview
+
+    rows = overview()
+    columns = ("run", "experiment", "method", "state", "steps", "started")
+    cells = [
+        (r.run_id, r.experiment, r.method, r.state, f"{r.outer_steps}/{r.num_outer_steps}", r.begun)
+        for r in rows
+    ]
+    context.obj.print(rows_table(f"Runs in {home()}", columns, cells))
+    return {"runs": [asdict(row) for row in rows]}
 
 
 @app.command()
@@ -199,14 +230,24 @@ def bench_pipeline(context: typer.Context, overrides: Overrides = None) -> Resul
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read our output has gone; the interpreter flushes once more
+        code = 1
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that could be interrupted
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. An error is one line on stderr, no traceback.
 
     0 ok, 1 the run failed, 2 bad input, 130 interrupted. With `--json`, before or after the
-    subcommand, stdout ends with the command's result or its `error` and `exit_code`.
+    subcommand, stdout ends with the command's result or its `error` and `exit_code`. Raises
+    BrokenPipeError when nobody reads the output any more.
     """
     as_json = "--json" in arguments
     words = [word for word in arguments if word != "--json"] or ["--help"]
@@ -215,8 +256,12 @@ def run(arguments: Sequence[str]) -> int:
             args=["--json"] * as_json + words, prog_name="outerloop", standalone_mode=False
         )
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # how rich and typer tell of one
+            raise error.__context__ from None
         line, code = _line_and_code_of_exit(error)
         return _report(line, code, as_json) if code else 0
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return _report(*_line_and_code(error), as_json)
     if result == 130:  # typer's answer to KeyboardInterrupt

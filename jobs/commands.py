@@ -23,7 +23,7 @@ Result = dict[str, Any]
 def train(console: Console, experiment: str, overrides: list[str]) -> Result:
     """Train the experiment from its beginning."""
     resolved = catalog.load(experiment, overrides)
-    with shown(console, silent=console.stderr) as progress:
+    with shown(console) as progress:
         result = session.train(resolved, progress)
     return _training_result(console, result)
 
@@ -31,7 +31,7 @@ def train(console: Console, experiment: str, overrides: list[str]) -> Result:
 def resume(console: Console, run: str, overrides: list[str]) -> Result:
     """Go on with the run."""
     folder = RunFolder.open(run)
-    with shown(console, silent=console.stderr) as progress:
+    with shown(console) as progress:
         result = session.resume(folder, overrides, progress)
     return _training_result(console, result)
 
@@ -39,7 +39,7 @@ def resume(console: Console, run: str, overrides: list[str]) -> Result:
 def evaluate(console: Console, run: str, baselines: tuple[str, ...] | None) -> Result:
     """Meta-test the run."""
     folder = RunFolder.open(run)
-    with shown(console, silent=console.stderr) as progress:
+    with shown(console) as progress:
         evaluation, plot = session.evaluate(folder, baselines, progress)
     console.print(evaluation_table(evaluation))
     _look(console, run=folder.path, plot=plot)

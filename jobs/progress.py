@@ -3,64 +3,100 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.measure import Measurement
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
+from rich.text import Text
 
-from pipeline.progress import OuterProgress, Progress, SilentProgress
+from pipeline.progress import OuterProgress, Progress, eta, figures, line_of
 
 LINE_EVERY_S = 5.0
+BAR_WIDTH = 16
+# What the terminal echoes of Ctrl-C must not wrap the line, or the bar would be drawn anew below.
+ROOM_FOR_ECHO = 3
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextlib.contextmanager
-def shown(console: Console, silent: bool = False) -> Iterator[Progress]:
-    """Give the Progress that suits `console`; `silent` leaves only messages."""
-    if silent:
-        yield MessagesOnly(console)
-    elif not console.is_terminal:
+def shown(console: Console) -> Iterator[Progress]:
+    """Give the Progress that suits `console`; one on stderr leaves stdout to JSON."""
+    if not console.is_terminal:
         yield PlainLines(console)
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
-        with Bars(*columns, TextColumn("{task.fields[figures]}"), console=console) as bars:
+        with live_bars(console) as bars:
             yield LiveBars(bars)
 
 
-def eta(seconds: float | None) -> str:
-    """Return a time to go as m:ss or h:mm:ss."""
-    if seconds is None:
-        return "?"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def figures(progress: OuterProgress) -> str:
-    """Return what an outer step's line says: losses, outer gradient, speed, tasks, time to go."""
-    line = (
-        f"loss {progress.loss_first:.3f} → {progress.loss_last:.3f}  "
-        f"outer grad {progress.grad_norm:.3g}  {progress.inner_steps_per_s:.0f} inner steps/s  "
-        f"{progress.tasks_in_flight} tasks in flight  ETA {eta(progress.eta_s)}"
+def live_bars(console: Console) -> Bars:
+    """Return bars whose name, bar, count and time to go are always shown; the caption shrinks."""
+    return Bars(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(BAR_WIDTH, table_column=Column(width=BAR_WIDTH, no_wrap=True)),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
+        TextColumn("ETA {task.fields[eta]}", table_column=Column(no_wrap=True)),
+        CaptionColumn(),
+        TextColumn("", table_column=Column(width=ROOM_FOR_ECHO, no_wrap=True)),
+        console=console,
     )
-    faults = (("retries", progress.retries), ("dropped", progress.dropped))
-    return line + "".join(f"  {count} {name}" for name, count in faults if count)
 
 
-class MessagesOnly(SilentProgress):
-    """Shows messages and nothing else."""
+class CaptionColumn(ProgressColumn):
+    """The parts of the field `caption`, as many as there is room for."""
+
+    def render(self, task: Task) -> Caption:
+        """Return the caption, which learns its width when it is drawn."""
+        return Caption(task.fields["caption"])
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """Parts of a line; whole parts are dropped from the right where the line is too short."""
+
+    parts: Sequence[str]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """All parts, or none at all."""
+        return Measurement(0, min(cell_len("  ".join(self.parts)), options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the text that fits."""
+        parts = list(self.parts)
+        while parts and cell_len("  ".join(parts)) > options.max_width:
+            parts.pop()
+        yield Text("  ".join(parts), no_wrap=True)
+
+
+class Messages:
+    """Prints messages, and the last words of a process that ends in a signal handler."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def message(self, text: str) -> None:
-        """Print it."""
+        """Print it (above the bars, where there are some)."""
         self._console.print(escape(text), soft_wrap=True, highlight=False)
 
+    def last_words(self, line: str, exit_code: int) -> None:
+        """Write as `jobs.cli` reports an error, past every buffer and lock."""
+        cursor = b"\r\x1b[K" + SHOW_CURSOR if self._console.is_terminal else b""
+        with contextlib.suppress(OSError):
+            os.write(2, cursor + f"error: {line}\n".encode())
+            if self._console.stderr:  # --json
+                said = json.dumps({"error": line, "exit_code": exit_code})
+                os.write(1, f"{said}\n".encode())
 
-class PlainLines(MessagesOnly):
+
+class PlainLines(Messages):
     """Prints a line every few seconds, and one at the end of each part."""
 
     def __init__(self, console: Console, every_s: float = LINE_EVERY_S) -> None:
@@ -72,7 +108,7 @@ class PlainLines(MessagesOnly):
     def outer_step(self, progress: OuterProgress) -> None:
         """Print the step if the last line is long enough ago or it is the last one."""
         if self._is_due(progress.step == progress.num_steps):
-            self.message(f"step {progress.step}/{progress.num_steps}  {figures(progress)}")
+            self.message(line_of(progress))
 
     def phase(self, name: str, total: int) -> None:
         """Begin a part."""
@@ -93,10 +129,11 @@ class PlainLines(MessagesOnly):
         return True
 
 
-class LiveBars:
+class LiveBars(Messages):
     """Draws one bar for meta-training and one for the part that is under way."""
 
     def __init__(self, bars: Bars) -> None:
+        super().__init__(bars.console)
         self._bars = bars
         self._training: TaskID | None = None
         self._phase: TaskID | None = None
@@ -104,22 +141,28 @@ class LiveBars:
     def outer_step(self, progress: OuterProgress) -> None:
         """Move the bar and replace its figures."""
         if self._training is None:
-            self._training = self._bars.add_task(
-                "meta-training", total=progress.num_steps, figures=""
-            )
-        self._bars.update(self._training, completed=progress.step, figures=figures(progress))
+            self._training = self._add("meta-training", progress.num_steps)
+        self._bars.update(
+            self._training,
+            completed=progress.step,
+            eta=eta(progress.eta_s),
+            caption=figures(progress),
+        )
 
     def phase(self, name: str, total: int) -> None:
         """Begin a bar of its own, in place of the last phase's."""
         if self._phase is not None:
             self._bars.remove_task(self._phase)
-        self._phase = self._bars.add_task(escape(name), total=total, figures="")
+        self._phase = self._add(escape(name), total)
+        self._begun, self._done, self._total = time.monotonic(), 0, total
 
     def advance(self, amount: int = 1) -> None:
         """Move the bar."""
         if self._phase is not None:
-            self._bars.advance(self._phase, amount)
+            self._done += amount
+            each_s = (time.monotonic() - self._begun) / self._done
+            left_s = each_s * (self._total - self._done)
+            self._bars.update(self._phase, advance=amount, eta=eta(left_s))
 
-    def message(self, text: str) -> None:
-        """Print it above the bars."""
-        self._bars.console.print(escape(text), soft_wrap=True, highlight=False)
+    def _add(self, name: str, total: int) -> TaskID:
+        return self._bars.add_task(name, total=total, eta="?", caption=[])

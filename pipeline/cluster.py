@@ -9,10 +9,6 @@ A dead worker's tasks come back as TaskFailure, and an actor of its own kind tak
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -27,6 +23,7 @@ from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
+from pipeline.connection import connect, first_line, gpu_share, lost_node
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.messages import Segment, TaskFailure, TaskSpec
 from pipeline.server import Start
@@ -34,7 +31,6 @@ from pipeline.server import Start
 MAX_FOLDS = 64
 MAX_LOSSES_IN_A_ROW = 10  # workers that die without finishing one task in between
 START_TIMEOUT_S = 180.0  # of a worker's process, its imports and its data
-REACH_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -53,7 +49,7 @@ class RayBackend:
     def __init__(self, experiment: Experiment, start: Start) -> None:
         self._experiment = experiment
         self._owns_ray = connect(experiment)
-        self._gpus = _gpu_share(experiment)
+        self._gpus = gpu_share(experiment)
         shards = experiment.aggregator.shards
         self._shards = [AggregatorActor.remote() for _ in range(shards)]
         self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
@@ -94,6 +90,7 @@ class RayBackend:
             return []
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
         if not done:
+            _check_node()
             self._check_starts()
         found: list[Segment | TaskFailure] = []
         for item in done:
@@ -172,11 +169,11 @@ class RayBackend:
                 return []
             segment: Segment = ray.get(next(slot.streams[0][1]))
         except (ActorDiedError, ActorUnavailableError) as error:
-            return self._replace(slot, _first_line(error))
+            return self._replace(slot, first_line(error))
         except RayTaskError as error:
             return self._task_raised(slot, error)
         except RayError as error:
-            return self._replace(slot, _first_line(error))
+            return self._replace(slot, first_line(error))
         if segment.final:
             slot.streams.popleft()
             self._losses_in_a_row = 0
@@ -184,18 +181,19 @@ class RayBackend:
 
     def _task_raised(self, slot: Slot, error: RayTaskError) -> list[Segment | TaskFailure]:
         if isinstance(error.cause, RayError):  # e.g. the parameters' owner died under the worker
-            return self._replace(slot, _first_line(error.cause))
+            return self._replace(slot, first_line(error.cause))
         cause = error.cause if error.cause is not None else error
         if slot.ready is not None:
             if isinstance(cause, BadInputError):
                 raise cause
             raise RunFailedError(
-                f"a worker could not start: {type(cause).__name__}: {_first_line(cause)}"
+                f"a worker could not start: {type(cause).__name__}: {first_line(cause)}"
             )
         spec, _ = slot.streams.popleft()
-        return [TaskFailure(spec, f"{type(cause).__name__}: {_first_line(cause)}", False)]
+        return [TaskFailure(spec, f"{type(cause).__name__}: {first_line(cause)}", False)]
 
     def _replace(self, slot: Slot, reason: str) -> list[Segment | TaskFailure]:
+        _check_node()
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW:
             raise RunFailedError(
@@ -217,85 +215,15 @@ class RayBackend:
             if isinstance(cause, (BadInputError, RunFailedError)):
                 raise cause from None
             raise RunFailedError(
-                f"the aggregator failed: {type(cause).__name__}: {_first_line(cause)}"
+                f"the aggregator failed: {type(cause).__name__}: {first_line(cause)}"
             ) from error
         except RayError as error:
-            raise RunFailedError(f"the aggregator was lost: {_first_line(error)}") from None
+            _check_node()
+            raise RunFailedError(f"the aggregator was lost: {first_line(error)}") from None
 
 
-def connect(experiment: Experiment) -> bool:
-    """Join the cluster of `workers.address`, or start Ray here; True if it was started here.
-
-    Raises BadInputError when more workers or GPUs are asked for than there are.
-    """
-    if ray.is_initialized():
-        _check_resources(experiment)
-        return False
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = experiment.workers.address
-    _check_reachable(address)
-    try:
-        ray.init(
-            address=address or "local",
-            namespace="outerloop",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadInputError(f"workers.address: '{address}': {_first_line(error)}") from None
-    try:
-        _check_resources(experiment)
-    except BadInputError:
-        ray.shutdown()
-        raise
-    return not address
-
-
-def _check_reachable(address: str) -> None:
-    """Raise BadInputError if nothing answers at host:port: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return  # auto, or empty
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        raise BadInputError(
-            f"workers.address: '{address}': no Ray cluster answers there: {error}"
-        ) from None
-
-
-def _check_resources(experiment: Experiment) -> None:
-    workers = experiment.workers
-    cores, gpus = _total("CPU"), _total("GPU")
-    if workers.count * workers.threads > cores:
-        raise BadInputError(
-            f"workers.count: {workers.count} workers of {workers.threads} thread(s) need "
-            f"{workers.count * workers.threads} CPU cores; there are {cores:.0f}"
-        )
-    wanted = max(_gpu_share(experiment) * workers.count, float(workers.device.startswith("cuda")))
-    if wanted > gpus + 1e-9:
-        raise BadInputError(
-            f"workers.gpus_per_worker: {workers.count} workers need {wanted:g} GPUs; "
-            f"there are {gpus:g}"
-        )
-
-
-def _gpu_share(experiment: Experiment) -> float:
-    """GPUs of one worker: as configured, else an even share of those there are."""
-    workers = experiment.workers
-    if workers.gpus_per_worker or workers.device == "cpu":
-        return workers.gpus_per_worker
-    share = _total("GPU") / workers.count
-    return float(int(share)) if share >= 1 else share
-
-
-def _total(resource: str) -> float:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get(resource, 0.0)
-
-
-def _first_line(error: BaseException) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # Ray colours its messages
-    return (text.splitlines() or [type(error).__name__])[0][:300]
+def _check_node() -> None:
+    """Raise RunFailedError if Ray is dead on this machine: no worker would ever start again."""
+    lost = lost_node()
+    if lost:
+        raise RunFailedError(f"Ray on this machine is lost: {lost}")

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from pipeline.errors import InterruptedRunError
+from pipeline.progress import Progress, SilentProgress
 
 
 class StopRequest:
-    """Remembers that someone asked the run to stop."""
+    """Remembers that someone asked the run to stop.
 
-    def __init__(self) -> None:
+    Before the run has begun, a signal ends the process at once; so does a second SIGINT later.
+    "At once" is an end within the signal handler: an exception raised there may come in the middle
+    of anything, a finaliser or Ray's own code, and be lost. What is on disk stands a kill.
+
+    Attributes:
+        signal_name: The signal that asked; empty as long as none did.
+        how_to_go_on: Says what is kept of the run, and how to go on with it.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
         self.signal_name = ""
+        self.how_to_go_on: Callable[[], str] = lambda: "before the run began"
+        self._progress = progress or SilentProgress()
+        self._begun = False
 
     def check(self) -> None:
-        """Raise InterruptedRunError if a stop was asked for."""
+        """Raise InterruptedRunError if a stop was asked for, after a word to who watches."""
         if self.signal_name:
+            again = "; Ctrl-C again ends at once" if self.signal_name == "SIGINT" else ""
+            self._progress.message(f"{self.signal_name}: stopping with a checkpoint{again}")
             raise InterruptedRunError(f"interrupted by {self.signal_name}")
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take SIGINT and SIGTERM as requests while the block runs; a second SIGINT is at once.
+        """Take SIGINT and SIGTERM while the block runs.
 
         Only a process's main thread may do this; elsewhere signals stay as they are.
         """
@@ -32,20 +48,34 @@ class StopRequest:
             yield self
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.listen_again()
+        self._take(signal.SIGINT, signal.SIGTERM)
         try:
             yield self
         finally:
+            if self.signal_name:  # the process is about to end: nothing may garble its last line
+                before[signal.SIGINT] = signal.SIG_IGN
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def listen_again(self) -> None:
-        """Put the handlers in place again: Ray, as it starts, puts its own there, which abort."""
+    def begin(self) -> None:
+        """From now on a signal is a request, which `check` answers.
+
+        Takes the signals again: Ray, as it starts, puts its own handlers there, which abort.
+        """
+        self._begun = True
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._receive)
+            self._take(signal.SIGINT, signal.SIGTERM)
+
+    def _take(self, *numbers: signal.Signals) -> None:
+        for number in numbers:
+            signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_name and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name
+        name = signal.Signals(number).name
+        if self._begun and not (self.signal_name and number == signal.SIGINT):
+            self.signal_name = name
+            return
+        twice = "twice " if self.signal_name else ""
+        line = f"interrupted {twice}by {name} {self.how_to_go_on()}"
+        self._progress.last_words(line, InterruptedRunError.exit_code)
+        os._exit(InterruptedRunError.exit_code)

@@ -22,6 +22,33 @@ class OuterProgress:
     dropped: int  # tasks left out of their update in the run so far
 
 
+def eta(seconds: float | None) -> str:
+    """Return a time to go as m:ss or h:mm:ss."""
+    if seconds is None:
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def figures(progress: OuterProgress) -> list[str]:
+    """Return what is worth knowing of an outer step besides its number, most telling first."""
+    faults = (("retries", progress.retries), ("dropped", progress.dropped))
+    return [
+        f"loss {progress.loss_first:.3f} → {progress.loss_last:.3f}",
+        *(f"{count} {name}" for name, count in faults if count),
+        f"outer grad {progress.grad_norm:.3g}",
+        f"{progress.inner_steps_per_s:.0f} inner steps/s",
+        f"{progress.tasks_in_flight} tasks in flight",
+    ]
+
+
+def line_of(progress: OuterProgress) -> str:
+    """Return all of it as a line of text."""
+    step = f"step {progress.step}/{progress.num_steps}"
+    return "  ".join([step, f"ETA {eta(progress.eta_s)}", *figures(progress)])
+
+
 class Progress(Protocol):
     """Receives what happens, in order, from the one thread that runs the command."""
 
@@ -37,6 +64,9 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """Something worth a line: a warning, a checkpoint that was restored."""
 
+    def last_words(self, line: str, exit_code: int) -> None:
+        """The process ends now, in a signal handler: say why, and wait for no lock."""
+
 
 class SilentProgress:
     """Shows nothing."""
@@ -51,4 +81,7 @@ class SilentProgress:
         """Ignore it."""
 
     def message(self, text: str) -> None:
+        """Ignore it."""
+
+    def last_words(self, line: str, exit_code: int) -> None:
         """Ignore it."""

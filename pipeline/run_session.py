@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,13 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters
-from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
+from pipeline.errors import InterruptedRunError, RunFailedError, TaskFailedError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
 from pipeline.metric_log import read_curve
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
+from pipeline.run_log import LoggedProgress, log_evaluation, logged_to
 from pipeline.runs import RunFolder, home
 from pipeline.tasks import task_family
 from pipeline.tasks.family import Split
@@ -66,6 +66,7 @@ class RunSession:
     ) -> None:
         self._run = run
         self._experiment = experiment
+        self._stop = stop
         self._progress = progress
         self._family = task_family(experiment, torch.device("cpu"))
         self._uri = tracking_uri(experiment.tracking.uri, home())
@@ -77,12 +78,14 @@ class RunSession:
             Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
         )
         version = checkpoint.step if checkpoint else 0
-        self._trainer = Trainer(experiment, backend, self._books, stop, progress, version)
+        self._trainer = Trainer(
+            experiment, backend, self._books, stop, LoggedProgress(progress), version
+        )
         self._begun = time.monotonic()
 
     def train(self) -> TrainResult:
         """Meta-train to the end, meta-test, and put all of it on record."""
-        with self._logged(), self._tracked(), self._resumable():
+        with self._on_record("train --resume"):
             self._describe()
             steps_before = self._books.counters.inner_steps
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
@@ -111,7 +114,7 @@ class RunSession:
 
     def evaluate(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
         """Meta-test only, and put it on record."""
-        with self._logged(), self._tracked():
+        with self._on_record("evaluate"):
             evaluation, plot = self._full_meta_test(baselines)
             self._summarise(evaluation, None)
         return evaluation, plot
@@ -153,6 +156,7 @@ class RunSession:
     def _full_meta_test(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
         evaluation = self._meta_test(baselines)
         self._record(evaluation)
+        log_evaluation(evaluation)
         evaluation.to_parquet(self._run.evaluation)
         plot = plot_evaluation(evaluation, self._run.plots / "meta-test.png")
         self._plot_meta_training()
@@ -205,22 +209,32 @@ class RunSession:
         return summary
 
     @contextmanager
-    def _resumable(self) -> Iterator[None]:
+    def _on_record(self, command: str) -> Iterator[None]:
+        """Log and track what the block does and how it ends."""
+        with logged_to(self._run.log, self._progress), self._tracked(), self._resumable(command):
+            yield
+
+    @contextmanager
+    def _resumable(self, command: str) -> Iterator[None]:
         """Add to what ends the run how to go on with it, unless that would fail again."""
+
+        def how_to_go_on() -> str:
+            steps = self._books.checkpoints.steps()
+            saved = f"checkpoint at outer step {steps[-1]}" if steps else "no checkpoint yet"
+            return f"{saved}; go on with: outerloop {command} {self._run.run_id}"
+
+        self._stop.how_to_go_on = lambda: f"in run {self._run.run_id}; {how_to_go_on()}"
         try:
             yield
         except TaskFailedError:
             raise
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                "interrupted twice, without a new checkpoint; "
-                f"go on with: outerloop train --resume {self._run.run_id}"
-            ) from None
         except (InterruptedRunError, RunFailedError) as error:
-            step = max(self._books.checkpoints.steps(), default=0)
-            raise type(error)(
-                f"{error}; checkpoint at outer step {step}; "
-                f"go on with: outerloop train --resume {self._run.run_id}"
+            raise type(error)(f"{error}; {how_to_go_on()}") from error
+        except OSError as error:
+            reason = error.strerror or str(error).strip().splitlines()[-1]
+            raise RunFailedError(
+                f"{error.filename or self._run.path}: {reason}; make room or mend the folder; "
+                f"{how_to_go_on()}"
             ) from error
 
     @contextmanager
@@ -240,48 +254,3 @@ class RunSession:
         with contextlib.suppress(RunFailedError):  # a full disk has been told of by then
             self._tracker.log_artifact(self._run.log)
         self._tracker.finish(status, timeout_s)
-
-    @contextmanager
-    def _logged(self) -> Iterator[None]:
-        """Send what the pipeline logs to log.txt, and warnings to the one who watches too."""
-        handlers = [_LogFile(self._run.log), _ProgressHandler(self._progress)]
-        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root = logging.getLogger("pipeline")
-        level = root.level
-        root.setLevel(logging.INFO)
-        for handler in handlers:
-            root.addHandler(handler)
-        try:
-            yield
-        except OuterloopError as error:
-            root.info("ended: %s", error)
-            raise
-        finally:
-            root.setLevel(level)
-            for handler in handlers:
-                root.removeHandler(handler)
-                handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """log.txt, without which a run goes on: a full disk is told of by what cannot do without."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
-
-    def close(self) -> None:
-        """Close the file, whatever still waits to be written."""
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-class _ProgressHandler(logging.Handler):
-    """Shows warnings to whoever watches."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(logging.WARNING)
-        self._progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Pass the message on."""
-        self._progress.message(record.getMessage())

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.aggregator import ShardUpdate
-from pipeline.backend import Backend
+from pipeline.backend import Accepted, Backend
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters, Dispatcher
@@ -123,14 +123,9 @@ class Trainer:
         self._dispatcher.peak_in_flight = 0
         step = self.version
         records = self._run_meta_batch(step)
-        accepted = {
-            index: (record.attempt, record.num_segments)
-            for index, record in sorted(records.items())
-            if record.finite
-        }
         self._books.trajectories.commit(step, {i: r.attempt for i, r in records.items()})
         self._between_steps = False
-        updates = self._backend.commit(step, accepted)
+        updates = self._backend.commit(step, _accepted(records))
         self._count(records)
         self.version = step + 1
         self._report(records, updates, time.monotonic() - begun)
@@ -195,9 +190,8 @@ class Trainer:
         while wanted:
             for segment in self._dispatcher.run(wanted):
                 self._take(segment, records)
-            accepted = {i: (r.attempt, r.num_segments) for i, r in records.items() if r.finite}
             wanted = []
-            for index in self._backend.missing(step, accepted):
+            for index in self._backend.missing(step, _accepted(records)):
                 last = replace(specs[index], attempt=records[index].attempt)
                 reason = "slices of its outer gradient were lost on the way"
                 wanted.append(self._dispatcher.retry(TaskFailure(last, reason, True)))
@@ -282,6 +276,10 @@ class Trainer:
             return None
         left = self.experiment.meta.num_steps - self.version
         return (time.monotonic() - since) / taken * left
+
+
+def _accepted(records: Mapping[int, TaskRecord]) -> Accepted:
+    return {i: (r.attempt, r.num_segments) for i, r in sorted(records.items()) if r.finite}
 
 
 def _curve(segments: Sequence[Segment]) -> TaskCurve:

@@ -14,6 +14,7 @@ DOORS = {
     "ray": {
         "pipeline/actors.py",
         "pipeline/cluster.py",
+        "pipeline/connection.py",
         "jobs/bench/pipeline.py",
         "jobs/doctor.py",
     },

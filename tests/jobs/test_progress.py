@@ -1,12 +1,14 @@
 """What a long command shows, on a terminal and elsewhere."""
 
 import io
+import re
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
-from rich.progress import Progress as Bars
 
-from jobs.progress import LiveBars, PlainLines, eta, figures, shown
-from pipeline.progress import OuterProgress
+from jobs.progress import LiveBars, PlainLines, live_bars, shown
+from pipeline.progress import OuterProgress, eta, figures
 
 STEP = OuterProgress(
     step=3,
@@ -22,9 +24,9 @@ STEP = OuterProgress(
 )
 
 
-def drawn(terminal, silent=False):
+def drawn(terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
-    with shown(console, silent) as progress:
+    with shown(console) as progress:
         progress.outer_step(STEP)
         progress.message("a [bold]plain[/] message")
         progress.phase("meta-test", 2)
@@ -33,17 +35,60 @@ def drawn(terminal, silent=False):
     return console.file.getvalue()
 
 
+def lines_at(width, *tell):
+    """The bars as they stand after `tell`, without colours."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    bars = live_bars(console)
+    live = LiveBars(bars)
+    for told in tell:
+        told(live)
+    with console.capture() as capture:
+        console.print(bars.get_renderable())
+    return re.sub(r"\x1b\[[0-9;]*m", "", capture.get()).splitlines()
+
+
 def test_every_way_of_showing_has_the_same_figures():
     for text in (drawn(terminal=True), drawn(terminal=False)):
         for part in ("2.500 → 0.750", "1.25", "140 inner steps/s", "4 tasks", "ETA 1:15"):
             assert part in text
         assert "3/10" in text
         assert "meta-test" in text
+        assert "a [bold]plain[/] message" in text
+
+
+LONG = replace(STEP, step=1000, num_steps=1000, eta_s=36_000.0, grad_norm=1.23e-05, retries=12)
+
+
+@pytest.mark.parametrize("step", [replace(LONG, step=7), LONG], ids=["begun", "ended"])
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_drops_figures_from_the_right_and_nothing_else(width, step):
+    training, testing = lines_at(
+        width,
+        lambda live: live.outer_step(step),
+        lambda live: live.phase("meta-test", 1000),
+        lambda live: [live.advance() for _ in range(1000)],
+    )
+    for line, name, count in (
+        (training, "meta-training", f"{step.step}/1000"),
+        (testing, "meta-test", "1000/1000"),
+    ):
+        assert line.startswith(name)
+        assert "━" * 16 in line
+        assert count in line
+        assert re.search(r"ETA \d", line)
+        assert "…" not in line
+        assert len(line.rstrip()) <= width - 3  # room for the terminal's ^C
+    assert ("loss 2.500 → 0.750" in training) == (width == 80)
+
+
+def test_a_wide_terminal_shows_every_figure():
+    (line,) = lines_at(160, lambda live: live.outer_step(LONG))
+    assert "  ".join(figures(LONG)) in line
 
 
 def test_the_last_part_alone_has_a_bar():
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
-    with Bars(console=console) as bars:
+    with live_bars(console) as bars:
         live = LiveBars(bars)
         live.outer_step(STEP)
         for number in range(100):
@@ -53,20 +98,16 @@ def test_the_last_part_alone_has_a_bar():
         assert bars.tasks[1].completed == 1
 
 
-def test_silence_is_broken_by_messages_alone():
-    assert drawn(terminal=False, silent=True) == "a [bold]plain[/] message\n"
-
-
 def test_faults_are_shown_once_there_are_some():
-    assert "retries" not in figures(STEP)
-    assert "2 retries" in figures(OuterProgress(3, 10, 1, 1, 1, 1, 1, None, retries=2, dropped=0))
+    assert "retries" not in " ".join(figures(STEP))
+    assert "2 retries" in figures(replace(STEP, retries=2))
 
 
 def test_plain_lines_are_few_and_the_last_is_among_them():
     console = Console(file=io.StringIO(), width=160)
     progress = PlainLines(console, every_s=1000.0)
     for step in range(1, 11):
-        progress.outer_step(OuterProgress(step, 10, 1, 1, 1, 1, 1, 1.0, 0, 0))
+        progress.outer_step(replace(STEP, step=step))
     lines = console.file.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["1/10", "10/10"]
 

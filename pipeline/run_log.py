@@ -1,0 +1,125 @@
+"""A run's log.txt: what was run, on what, how it went on, and how it ended, with time stamps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from pipeline.errors import OuterloopError
+from pipeline.evaluation import Evaluation
+from pipeline.progress import OuterProgress, Progress, line_of
+
+LINE_EVERY_S = 30.0
+PACKAGES = ("outerloop", "torch", "ray", "mlflow")
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def logged_to(path: Path, progress: Progress) -> Iterator[None]:
+    """Send what the pipeline logs to `path`, and warnings to the one who watches too."""
+    handlers = [_LogFile(path), _ProgressHandler(progress)]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("pipeline")
+    level = root.level
+    root.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        _log_surroundings()
+        yield
+    except OuterloopError as error:
+        logger.info("ended: %s", error)
+        raise
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def log_evaluation(evaluation: Evaluation) -> None:
+    """Log a line of the meta-test's table for each method."""
+    for method, metrics in evaluation.summary().items():
+        texts = (f"{name} {row['mean']:.4g} ± {row['ci95']:.2g}" for name, row in metrics.items())
+        logger.info("meta-test of %s: %s", method, ", ".join(texts))
+
+
+class LoggedProgress:
+    """Tells `progress` everything, and logs what a reader of the log wants of it."""
+
+    def __init__(self, progress: Progress, every_s: float = LINE_EVERY_S) -> None:
+        self._progress = progress
+        self._every_s = every_s
+        self._next_line = 0.0
+
+    def outer_step(self, progress: OuterProgress) -> None:
+        """Log the first step, the last one, and now and then one between."""
+        now = time.monotonic()
+        if now >= self._next_line or progress.step == progress.num_steps:
+            self._next_line = now + self._every_s
+            logger.info("%s", line_of(progress))
+        self._progress.outer_step(progress)
+
+    def phase(self, name: str, total: int) -> None:
+        """Log its beginning."""
+        logger.info("%s: %d parts", name, total)
+        self._progress.phase(name, total)
+
+    def advance(self, amount: int = 1) -> None:
+        """Pass on."""
+        self._progress.advance(amount)
+
+    def message(self, text: str) -> None:
+        """Log it."""
+        logger.info("%s", text)
+        self._progress.message(text)
+
+    def last_words(self, line: str, exit_code: int) -> None:
+        """Pass on."""
+        self._progress.last_words(line, exit_code)
+
+
+def _log_surroundings() -> None:
+    logger.info("command: %s", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    versions = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    logger.info("versions: %s", ", ".join(versions))
+    cores = os.cpu_count()
+    logger.info("host: %s, %s, %s cores", socket.gethostname(), platform.platform(), cores)
+
+
+class _LogFile(logging.FileHandler):
+    """log.txt, without which a run goes on: a full disk is told of by what cannot do without."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Close the file, whatever still waits to be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+class _ProgressHandler(logging.Handler):
+    """Shows warnings to whoever watches."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the message on."""
+        self._progress.message(record.getMessage())
