@@ -137,14 +137,14 @@ class InnerLoop:
         self.task.load_state_dict(state["task"])
 
     def _take_step(self, row: Tensor) -> None:
-        vector = self.vector
-        vector.grads.zero_()
+        values, grads = self.vector.values, self.vector.grads
+        grads.zero_()
         loss = self._loss()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         loss = loss.detach()
         if self.fold is not None:
-            self.fold.observe(loss, vector.grads, vector.values)
-        grad_norm = torch.linalg.vector_norm(vector.grads)
+            self.fold.observe(loss, grads, values)
+        grad_norm = torch.linalg.vector_norm(grads)
         self._path_length.add_(self._update.apply(grad_norm))
         self.step += 1
         loss_cell, error_cell, grad_norm_cell, path_length_cell = row.unbind()

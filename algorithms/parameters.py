@@ -44,7 +44,8 @@ class ParameterVector:
         layout does not depend on the memory format that the model computes in;
       - buffers (batch-norm statistics) are no part of it: see `capture_buffers`.
 
-    The constructor copies the module's values and binds it.
+    The constructor copies the module's values and binds it. Parameters that are frozen
+    (`requires_grad` is false) are no part of it.
     """
 
     def __init__(
@@ -57,45 +58,57 @@ class ParameterVector:
 
         Raises ValueError for a module without parameters.
         """
-        named = list(module.named_parameters())
+        named = learned_parameters(module)
         if not named:
-            raise ValueError(f"{type(module).__name__} has no parameters to lay out")
+            raise ValueError(f"{type(module).__name__} has no parameters to learn")
         self.layout = _lay_out(named)
         self.size = self.layout[-1].end
         device = named[0][1].device if device is None else device
         self.values = torch.cat([p.detach().reshape(-1).to(device, dtype) for _, p in named])
-        self.grads = torch.zeros_like(self.values)
+        self._grads = torch.zeros_like(self.values)
+        self._bound: list[tuple[nn.Parameter, int]] = []
         self.bind(module)
+
+    @property
+    def grads(self) -> Tensor:
+        """The gradients [P] of the module bound last.
+
+        Raises RuntimeError if they do not gather here any more: `zero_grad()` replaces the views
+        by None, and `backward` then by tensors of its own.
+        """
+        if not self._holds(self._bound):
+            raise RuntimeError(
+                "the module's parameters or gradients are no views into the vector any more: clear "
+                "gradients with vector.grads.zero_() or zero_grad(set_to_none=False), move the "
+                "module before the vector is made, or bind it again"
+            )
+        return self._grads
 
     def bind(self, module: nn.Module) -> None:
         """Make every parameter of `module` and its `.grad` a view into this vector.
 
         The vector's values win over the module's. Buffers move to the vector's device and
-        floating-point type. Zero gradients with `grads.zero_()`: `zero_grad()` drops the views.
+        floating-point type. Zero gradients with `grads.zero_()` or `zero_grad(set_to_none=False)`:
+        `zero_grad()` drops the views, which `grads` then refuses.
 
         Raises ValueError if the module's parameters are not those of the layout.
         """
-        found = _lay_out(module.named_parameters())
+        found = _lay_out(learned_parameters(module))
         if found != self.layout:
             raise ValueError(
                 f"{type(module).__name__} does not fit the layout: "
                 f"{_first_difference(self.layout, found)}"
             )
         module.to(device=self.values.device, dtype=self.values.dtype)
-        for slot, parameter in zip(self.layout, module.parameters(), strict=True):
+        for slot, (_, parameter) in zip(self.layout, learned_parameters(module), strict=True):
             parameter.grad = None  # or a gradient of another type would forbid new data
             parameter.data = self._view(self.values, slot)
-            parameter.grad = self._view(self.grads, slot)
+            parameter.grad = self._view(self._grads, slot)
+        self._bound = self._places(module)
 
     def is_bound(self, module: nn.Module) -> bool:
         """Return whether every parameter of `module` and its `.grad` still lie in this vector."""
-        for slot, parameter in zip(self.layout, module.parameters(), strict=True):
-            value, grad = self._view(self.values, slot), self._view(self.grads, slot)
-            if parameter.grad is None or parameter.grad.data_ptr() != grad.data_ptr():
-                return False
-            if parameter.data_ptr() != value.data_ptr():
-                return False
-        return True
+        return self._holds(self._places(module))
 
     def load(self, values: Tensor | NDArray[Any]) -> None:
         """Copy `values` [P] in; ValueError if the length is another."""
@@ -119,9 +132,30 @@ class ParameterVector:
             raise ValueError(f"parameters '{prefix}…' must come last in the module")
         return self.layout[first].offset
 
+    def _places(self, module: nn.Module) -> list[tuple[nn.Parameter, int]]:
+        """Return each parameter with its offset in bytes; an empty one has no address."""
+        width = self.values.element_size()
+        pairs = zip(module.parameters(), self.layout, strict=True)
+        return [(p, slot.offset * width) for p, slot in pairs if p.numel()]
+
+    def _holds(self, places: list[tuple[nn.Parameter, int]]) -> bool:
+        # By addresses alone: this is done in every inner step.
+        values, grads = self.values.data_ptr(), self._grads.data_ptr()
+        return all(
+            parameter.grad is not None
+            and parameter.grad.data_ptr() == grads + offset
+            and parameter.data_ptr() == values + offset
+            for parameter, offset in places
+        )
+
     @staticmethod
     def _view(flat: Tensor, slot: ParameterSlot) -> Tensor:
         return flat[slot.offset : slot.end].view(slot.shape)
+
+
+def learned_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the module's parameters by name, in their order, without those that are frozen."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
 def capture_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -113,6 +113,32 @@ def test_unbound_is_noticed():
     assert not vector.is_bound(model)
 
 
+def test_gradients_that_gather_elsewhere_are_refused_not_read_as_zeros():
+    vector = ParameterVector(model := small_conv())
+    for clear in (model.zero_grad, torch.optim.SGD(model.parameters(), lr=0.1).zero_grad):
+        clear()
+        model(torch.rand(2, 1, 8, 8)).sum().backward()
+        with pytest.raises(RuntimeError, match=r"zero_grad\(set_to_none=False\)"):
+            _ = vector.grads
+        vector.bind(model)
+        assert not vector.grads.any()
+        model(torch.rand(2, 1, 8, 8)).sum().backward()
+        assert vector.grads.any()
+        clear(set_to_none=False)
+        assert not vector.grads.any()
+    model.double()
+    with pytest.raises(RuntimeError, match="move the module before the vector is made"):
+        _ = vector.grads
+
+
+def test_empty_parameters_are_bound_like_any_other():
+    model = nn.Linear(2, 2)
+    model.none = nn.Parameter(torch.empty(0))
+    vector = ParameterVector(model)
+    assert vector.is_bound(model)
+    assert vector.grads.shape == (6,)
+
+
 def test_buffers_restored_are_those_captured():
     model = small_conv()
     captured = capture_buffers(model)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from algorithms import Leap, ParameterVector
@@ -11,14 +12,25 @@ from tests.fakes import RegressionTask, small_network
 
 README = Path(__file__).parents[2] / "algorithms" / "README.md"
 INNER_LR, NUM_INNER_STEPS, NUM_TASKS = 0.02, 10, 4
+OUTER_LR = 0.1 / NUM_INNER_STEPS  # as the README advises
 
 
 def mean_square(answers: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (answers.squeeze(1) - wanted).square().mean()
 
 
-def run_readme_loop(num_rounds: int, outer_lr: float) -> torch.Tensor:
+def minibatches(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [RegressionTask(3, seed).minibatch(step) for step in range(NUM_INNER_STEPS + 1)]
+
+
+def run_readme_loop(seeds, zero_grad: str = "vector.grads.zero_()", spoil=None) -> torch.Tensor:
+    """Return the initialisation after a task of each seed; `spoil` is one of NaN inputs."""
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert "vector.grads.zero_()" in code
+    code = code.replace("vector.grads.zero_()", zero_grad)
+    tasks = [minibatches(seed) for seed in seeds]
+    if spoil is not None:
+        tasks[spoil] = [(torch.nan * inputs, wanted) for inputs, wanted in tasks[spoil]]
     names = {
         "torch": torch,
         "Leap": Leap,
@@ -26,13 +38,9 @@ def run_readme_loop(num_rounds: int, outer_lr: float) -> torch.Tensor:
         "ParameterVector": lambda module: ParameterVector(module, dtype=torch.float64),
         "model": small_network(),
         "loss_function": mean_square,
-        "tasks": [
-            [RegressionTask(3, seed).minibatch(step) for step in range(NUM_INNER_STEPS + 1)]
-            for _ in range(num_rounds)
-            for seed in range(NUM_TASKS)
-        ],
+        "tasks": tasks,
         "inner_lr": INNER_LR,
-        "outer_lr": outer_lr,
+        "outer_lr": OUTER_LR,
     }
     exec(compile(code, str(README), "exec"), names)
     return names["init"]
@@ -57,12 +65,30 @@ def test_readme_loop_takes_the_steps_that_the_inner_loop_takes():
         task = RegressionTask(3, seed)
         loop = InnerLoop(model, vector, task, InnerOptimizer(lr=INNER_LR), fold)
         loop.run(NUM_INNER_STEPS)
-        init = init - 0.1 * loop.finish()
-    ours = run_readme_loop(num_rounds=1, outer_lr=0.1)
+        init = init - OUTER_LR * loop.finish()
+    ours = run_readme_loop(range(NUM_TASKS))
     torch.testing.assert_close(ours, init, rtol=1e-12, atol=1e-14)
 
 
 def test_readme_loop_learns_an_initialisation_that_trains_faster():
-    before = run_readme_loop(num_rounds=0, outer_lr=0.02)
-    after = run_readme_loop(num_rounds=30, outer_lr=0.02)
+    before = run_readme_loop([])
+    after = run_readme_loop([*range(NUM_TASKS)] * 30)
     assert mean_loss_while_training(after) < 0.8 * mean_loss_while_training(before)
+
+
+def test_readme_loop_leaves_out_a_task_that_diverged():
+    with_it = run_readme_loop([0, 1, 2], spoil=1)
+    assert torch.equal(with_it, run_readme_loop([0, 2]))
+
+
+def test_readme_loop_refuses_gradients_that_gather_elsewhere():
+    with pytest.raises(
+        RuntimeError, match=r"vector\.grads\.zero_\(\) or zero_grad\(set_to_none=Fal"
+    ):
+        run_readme_loop([0], zero_grad="optimizer.zero_grad()")
+    kept = run_readme_loop([0, 1], zero_grad="optimizer.zero_grad(set_to_none=False)")
+    assert torch.equal(kept, run_readme_loop([0, 1]))
+
+
+def test_readme_loop_advises_the_outer_learning_rate_that_is_tried_here():
+    assert "`outer_lr = 0.1 / K`" in README.read_text(encoding="utf-8")
