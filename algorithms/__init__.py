@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from algorithms.baselines import Finetune
+from algorithms.episodic.learner import EpisodeLearner
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
 from algorithms.trajectory.fomaml import FOMAML
@@ -13,6 +14,7 @@ from algorithms.trajectory.reptile import Reptile
 from algorithms.types import TrajectoryLearner
 
 # A new meta-learner is its file, one line here and its test.
+EPISODE_LEARNERS: dict[str, Callable[..., EpisodeLearner]] = {}
 META_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
     "leap": Leap,
     "reptile": Reptile,
@@ -21,8 +23,10 @@ META_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
 }
 
 __all__ = [
+    "EPISODE_LEARNERS",
     "FOMAML",
     "META_LEARNERS",
+    "EpisodeLearner",
     "Finetune",
     "InnerLoop",
     "InnerOptimizer",

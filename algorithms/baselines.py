@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from algorithms.parameters import learned_parameters
 from algorithms.trajectory.reptile import DisplacementFold
 
 
@@ -39,7 +40,7 @@ def initial_parameters(module: nn.Module, seed: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         fresh.apply(_reset)
-    return torch.cat([parameter.detach().reshape(-1) for parameter in fresh.parameters()])
+    return torch.cat([p.detach().reshape(-1) for _, p in learned_parameters(fresh)])
 
 
 def _reset(module: nn.Module) -> None:

@@ -1,10 +1,12 @@
-"""What the parts of an inner loop promise each other: tasks, folds and learners.
+"""What the parts of meta-learning promise each other: tasks, folds, learners, episodes, encoders.
 
-Shape letters: P parameters of the model, B examples of a minibatch, K inner steps.
+Shape letters: P parameters of the model, B examples of a minibatch, K inner steps; of an
+episode N ways, S support examples, Q queries.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -75,3 +77,32 @@ class TrajectoryLearner(Protocol):
 
     def start(self, params: Tensor) -> TrajectoryFold:
         """Begin the fold of one task that starts from `params` (shape [P])."""
+
+
+class Encoder(nn.Module):
+    """A module that maps inputs [B, …] to features [B, *feature_shape]."""
+
+    feature_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A small task with its own test: learn from the support set, answer the queries.
+
+    Classification has int64 labels 0 … N − 1, which mean nothing outside the episode; regression
+    has floating-point targets [·, D].
+    """
+
+    support_x: Tensor  # [S, …]
+    support_y: Tensor  # [S] or [S, D]
+    query_x: Tensor  # [Q, …]
+    query_y: Tensor  # [Q] or [Q, D]
+    num_ways: int  # N; 0 for regression
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """What a learner makes of an episode."""
+
+    loss: Tensor  # shape [], to be differentiated for the outer gradient
+    predictions: Tensor  # [Q, N] scores of the classes, or [Q, D]: answers to the queries

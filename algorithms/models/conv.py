@@ -1,24 +1,83 @@
-"""The convolutional network of the Leap-Omniglot experiment."""
+"""Convolutional networks: the few-shot encoder, and the network of the Leap-Omniglot experiment."""
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
+
+from algorithms.types import Encoder
 
 
 class ConvBlock(nn.Module):
-    """Convolution 3×3, max-pool 2, batch-norm, ReLU: halves height and width."""
+    """Convolution 3×3, batch-norm, ReLU and max-pool 2: halves height and width.
 
-    def __init__(self, in_channels: int, num_filters: int, batch_norm: bool) -> None:
+    Pooling comes before the batch-norm (`pool_first`, a fourth of the work, the statistics are
+    of what passes on) or after the ReLU, as few-shot papers draw the block.
+    """
+
+    def __init__(
+        self, in_channels: int, num_filters: int, batch_norm: bool, pool_first: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, num_filters, kernel_size=3, padding=1)
         self.pool = nn.MaxPool2d(2)
         self.norm = nn.BatchNorm2d(num_filters) if batch_norm else nn.Identity()
         self.relu = nn.ReLU()
+        self.pool_first = pool_first
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `images` [B, C, H, W] to features [B, num_filters, H // 2, W // 2]."""
-        features: Tensor = self.relu(self.norm(self.pool(self.conv(images))))
+        features: Tensor = self.conv(images)
+        if self.pool_first:
+            features = self.relu(self.norm(self.pool(features)))
+        else:
+            features = self.pool(self.relu(self.norm(features)))
         return features
+
+
+class ConvEncoder(nn.Sequential, Encoder):
+    """Blocks of 3×3 convolutions: the Conv-4-64 of few-shot papers, by default.
+
+    Vinyals et al. (2016), arXiv:1606.04080, section 4.1; Snell et al. (2017), arXiv:1703.05175,
+    section 3.1. An `Encoder` (see `algorithms.types`): `feature_shape` is
+    (num_filters, height, width) of its output.
+
+    Args:
+        in_channels: Channels of an image.
+        image_size: Height and width of an image, in pixels.
+        num_filters: Filters of each convolution.
+        num_blocks: Blocks; each halves height and width, rounding down.
+        batch_norm: Whether the blocks normalise over the minibatch.
+        pool_first: Whether a block pools before it normalises.
+
+    Raises:
+        ValueError: The image is too small for `num_blocks` halvings.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        image_size: int = 28,
+        num_filters: int = 64,
+        num_blocks: int = 4,
+        batch_norm: bool = True,
+        pool_first: bool = True,
+    ) -> None:
+        size = image_size >> num_blocks
+        if size < 1:
+            raise ValueError(
+                f"num_blocks={num_blocks}: each block halves the image, and {image_size} pixels "
+                f"can be halved {image_size.bit_length() - 1} times"
+            )
+        channels = [in_channels] + [num_filters] * num_blocks
+        super().__init__(
+            *(
+                ConvBlock(channels[i], num_filters, batch_norm, pool_first)
+                for i in range(num_blocks)
+            )
+        )
+        self.feature_shape = (num_filters, size, size)
 
 
 class ConvNet(nn.Module):
@@ -50,17 +109,8 @@ class ConvNet(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        size = image_size >> num_blocks
-        if size < 1:
-            raise ValueError(
-                f"num_blocks={num_blocks}: each block halves the image, and {image_size} pixels "
-                f"can be halved {image_size.bit_length() - 1} times"
-            )
-        channels = [in_channels] + [num_filters] * num_blocks
-        self.blocks = nn.Sequential(
-            *(ConvBlock(channels[i], num_filters, batch_norm) for i in range(num_blocks))
-        )
-        self.head = nn.Linear(num_filters * size * size, num_classes)
+        self.blocks = ConvEncoder(in_channels, image_size, num_filters, num_blocks, batch_norm)
+        self.head = nn.Linear(math.prod(self.blocks.feature_shape), num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, num_classes] for `images` [B, in_channels, image_size, image_size]."""

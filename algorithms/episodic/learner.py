@@ -1,0 +1,115 @@
+"""What every learner of episodes offers, and what it checks of a user's support set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from algorithms.types import Encoder, Episode, EpisodeResult
+
+Predictor = Callable[[Tensor], Tensor]
+
+
+class EpisodeLearner(nn.Module, ABC):
+    """A meta-learner whose outer gradient is that of a differentiable loss of an episode.
+
+    All its parameters that are not frozen are shared across tasks, and trained by `episode_loss`.
+    Constructors take the encoder and the number of outputs (N ways, or D targets of a
+    regression), then the paper's options as keywords; they raise ValueError or TypeError, with
+    the option's name and a colon first, for an option that is out of range.
+
+    Attributes:
+        encoder: maps inputs to features.
+        num_outputs: N or D, in meta-training. A learner with `any_way` takes episodes of another
+            number of ways too.
+        transductive: whether queries are answered together: batch-norm then uses the statistics
+            of all the queries, or they refine the answer in another way. If false, the answer to
+            a query depends on the support set and on this query alone.
+        any_way: whether the number of ways may change from episode to episode.
+        ordered: whether the order of the support set changes the answers.
+        relabels: whether exchanging two classes' labels exchanges their scores, and no more.
+        kinds: the kinds of episodes that it can learn.
+    """
+
+    any_way: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
+    relabels: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[str]] = frozenset({"classification"})
+
+    def __init__(self, encoder: Encoder, num_outputs: int, transductive: bool) -> None:
+        super().__init__()
+        if not isinstance(transductive, bool):
+            raise TypeError(f"transductive: expected true or false, got {transductive!r}")
+        self.encoder = encoder
+        self.num_outputs = num_outputs
+        self.transductive = transductive
+
+    @abstractmethod
+    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+        """Learn the task of a support set and return a function that answers its queries.
+
+        The function maps query_x [Q, …] to scores [Q, N] (their softmax is the belief), or to
+        targets [Q, D], and leaves the learner's parameters and buffers as they are. In training
+        mode its answers can be differentiated with respect to the learner's parameters.
+
+        Args:
+            support_x: [S, …], what the encoder takes.
+            support_y: int64 labels [S], each of 0 … N − 1 at least once; or targets [S, D].
+        """
+
+    def episode_loss(self, episode: Episode) -> EpisodeResult:
+        """Return the loss to meta-train on, by default that of the answers to the queries."""
+        predictions = self.adapt(episode.support_x, episode.support_y)(episode.query_x)
+        return EpisodeResult(query_loss(predictions, episode.query_y), predictions)
+
+
+def query_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss (shape []) of `predictions` [Q, N or D].
+
+    Cross-entropy for labels [Q] of an integer type, mean squared error for targets [Q, D].
+    """
+    if targets.is_floating_point():
+        return mse_loss(predictions, targets)
+    return cross_entropy(predictions, targets)
+
+
+def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = None) -> int:
+    """Return N, the number of classes of a support set that comes from outside.
+
+    Raises:
+        ValueError: names `support_x` or `support_y`, and what was expected of it.
+    """
+    if support_x.ndim < 2 or len(support_x) == 0:
+        raise ValueError(f"support_x: expected examples [S, …], got shape {_shape(support_x)}")
+    if not torch.isfinite(support_x).all():
+        raise ValueError("support_x: has values that are not finite (NaN or infinite)")
+    if support_y.shape != (len(support_x),):
+        raise ValueError(
+            f"support_y: expected {len(support_x)} labels, one for each example, got shape "
+            f"{_shape(support_y)}"
+        )
+    if support_y.is_floating_point() or support_y.is_complex() or support_y.dtype is torch.bool:
+        raise ValueError(f"support_y: expected integer labels, got {support_y.dtype}")
+    lowest, highest = int(support_y.min()), int(support_y.max())
+    if lowest < 0:
+        raise ValueError(f"support_y: labels count from 0, got {lowest}")
+    if num_ways is not None and highest >= num_ways:
+        raise ValueError(f"support_y: label {highest}, but there are {num_ways} ways")
+    expected = highest + 1 if num_ways is None else num_ways
+    counts = torch.bincount(support_y.long(), minlength=expected).tolist()
+    absent = [label for label, count in enumerate(counts) if not count]
+    if absent:
+        raise ValueError(
+            f"support_y: no example of class {', '.join(map(str, absent[:10]))}; each of the "
+            f"{expected} classes needs one at least"
+        )
+    return expected
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
