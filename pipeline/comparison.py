@@ -87,7 +87,13 @@ def _check_same_protocol(evaluations: Sequence[Evaluation]) -> None:
 
 def _check_pair(one: Evaluation, other: Evaluation, free: set[str]) -> None:
     for key in sorted((one.protocol.keys() | other.protocol.keys()) - free):
-        values = one.protocol.get(key), other.protocol.get(key)
+        for run in (one, other):
+            if key not in run.protocol:  # written by an earlier version of outerloop
+                raise BadInputError(
+                    f"{run.run_id}: its meta-test does not say {key}; "
+                    f"run `outerloop evaluate {run.run_id}` again"
+                )
+        values = one.protocol[key], other.protocol[key]
         if values[0] != values[1]:
             raise BadInputError(
                 f"{one.run_id} and {other.run_id} were tested differently: {key} is "

@@ -25,7 +25,7 @@ LINES = ("-", "--", "-.", ":")  # so that methods differ in grey as well
 SMOOTHING = 20  # the window is this fraction of the curve
 MIN_SMOOTHED_STEPS = 40
 DOTS_PER_INCH = 130
-LABEL_WIDTH = 22  # characters of a method's name beside its bar
+LABEL_WIDTH = 24  # characters of a method's name beside its bar
 FORMATS = ("png", "pdf", "svg")
 # Metrics that the second panel can show, the first that there is: factor for display, label.
 HELD_OUT = {"accuracy": (100, "held-out accuracy, %"), "loss": (1, "held-out loss")}
@@ -154,7 +154,8 @@ def _draw_held_out(axes: Axes, evaluation: Evaluation, metric: str) -> None:
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", alpha=0.25)
-    axes.set_title(f"dots: tasks; whiskers:\n{_interval(evaluation, methods)}", fontsize="small")
+    title = f"dots: tasks; whiskers:\n{_interval(evaluation, methods)}"
+    axes.set_title(title, loc="right", fontsize="small")  # so that its room is the names' too
 
 
 def _interval(evaluation: Evaluation, methods: Sequence[str]) -> str:

@@ -148,6 +148,14 @@ def test_other_data_under_the_same_name_is_refused():
         compare([one, other])
 
 
+def test_meta_test_that_says_less_is_to_be_made_again():
+    one, other = run_of("leap", "r1"), run_of("reptile", "r2")
+    del other.protocol["data.digest"]
+    for runs in ([one, other], [other, one]):
+        with pytest.raises(BadInputError, match=r"r2.*data\.digest.*outerloop evaluate r2"):
+            compare(runs)
+
+
 def test_runs_without_learning_curves_are_compared_by_what_they_have():
     runs = [only_figures(run_of(name, name), "accuracy") for name in ("leap", "reptile")]
     summary = compare(runs).evaluation.summary()
