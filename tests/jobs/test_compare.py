@@ -1,0 +1,77 @@
+"""`outerloop compare`, from files to table, plot and JSON."""
+
+import json
+
+import pytest
+
+from jobs import cli
+from tests.pipeline.evaluations_for_tests import run_of
+
+BUDGET = {"meta.num_steps": 3, "meta.batch_size": 8, "inner.num_steps": 30}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+@pytest.fixture
+def runs(home):
+    """The ids of two meta-tested runs of Leap that differ in a setting, and one of Reptile."""
+    evaluations = [
+        run_of("leap", "leap-a", learner=BUDGET | {"outer.lr": 0.1}),
+        run_of("leap", "leap-b", learner=BUDGET | {"outer.lr": 0.5}),
+        run_of("reptile", "reptile-c", learner=BUDGET | {"meta.num_steps": 5}),
+    ]
+    for evaluation in evaluations:
+        evaluation.to_parquet(home / evaluation.run_id / "evaluation")
+        (home / evaluation.run_id / "config.yaml").write_text("seed: 0\n")
+    return [evaluation.run_id for evaluation in evaluations]
+
+
+def test_methods_and_what_differs_are_readable_at_80_columns(runs, capsys):
+    assert cli.run(["compare", *runs]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80 and "plot:" not in line] == []
+    for method in ("leap outer.lr=0.1", "leap outer.lr=0.5", "reptile", "scratch"):
+        assert sum(f"│ {method} " in line for line in lines) == 2  # figures, meta-training
+    assert "leap outer.lr=0.5: leap-b" in lines
+    assert any(line.startswith("Budgets differ: ") for line in lines)
+
+
+def test_json_names_budgets_and_runs(runs, capsys):
+    assert cli.run(["compare", *runs, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["runs"] == runs
+    assert list(result["methods"]) == list(result["training"])
+    assert result["training"]["reptile"]["inner_steps"] == 5 * 8 * 30
+    assert result["training"]["reptile"]["run_ids"] == ["reptile-c"]
+    assert len(result["differences"]) == 1
+
+
+def test_comparisons_of_other_runs_do_not_replace_each_others_plot(runs, home):
+    for words in (runs, runs[:2], runs[:2]):
+        assert cli.run(["compare", *words]) == 0
+    assert len(list(home.glob("compare-*.png"))) == 2
+
+
+def test_run_named_twice_counts_once(runs, home, capsys):
+    assert cli.run(["compare", runs[0], str(home / runs[0]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["runs"] == runs[:1]
+
+
+def test_unknown_kind_of_plot_is_refused_before_anything_is_drawn(runs, home, capsys):
+    before = sorted(home.iterdir())
+    assert cli.run(["compare", *runs, "--plot", str(home / "plot.jpg")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "plot.jpg: expected a plot's name to end in one of .png, .pdf, .svg" in err
+    assert sorted(home.iterdir()) == before
+
+
+def test_plot_is_what_its_name_says(runs, home):
+    assert cli.run(["compare", *runs, "--plot", str(home / "x.pdf")]) == 0
+    assert (home / "x.pdf").read_bytes().startswith(b"%PDF")
