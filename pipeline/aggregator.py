@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from algorithms.outer import make_outer_optimizer
-from pipeline.config import OuterConfig
+from pipeline.config_sections import OuterConfig
 from pipeline.messages import TaskSpec
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

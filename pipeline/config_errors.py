@@ -70,7 +70,13 @@ def shown(value: object) -> str:
     """Return `value` as a user would write it, cut at 100 characters."""
     if value is None:
         return "nothing"
-    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str, skipkeys=True)
+    if isinstance(value, str):
+        text = f"'{value}'"
+    else:
+        try:
+            text = json.dumps(value, default=str, ensure_ascii=False)
+        except (TypeError, ValueError):  # a key of bytes, a number of over 4,300 digits
+            text = "something that cannot be shown"
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 

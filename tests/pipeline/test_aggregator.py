@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.aggregator import AggregatorShard
-from pipeline.config import OuterConfig
+from pipeline.config_sections import OuterConfig
 from pipeline.messages import TaskSpec
 
 SGD = OuterConfig(optimizer="sgd", lr=1.0)

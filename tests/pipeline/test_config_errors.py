@@ -166,6 +166,11 @@ def test_keys_that_are_there_twice_are_all_refused_with_key_and_line(write):
     assert "'lr' is there twice" in refusal(write("seed: 1"), "inner={lr: 1, lr: 2}")
 
 
+@pytest.mark.parametrize("value", ["0x" + 5000 * "f", "{!!binary aGk=: 1}"])
+def test_values_that_cannot_be_shown_are_refused_all_the_same(value, write):
+    assert refusal(write(f"seed: {value}")).endswith(", got something that cannot be shown")
+
+
 def test_dates_stay_text(write):
     assert load_experiment(write("name: 2024-01-31")).name == "2024-01-31"
 
