@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-from typing import Any
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
 from rich.console import Console
 
+from pipeline.delivery import is_http
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.redaction import redact
 from pipeline.runs import home
+from pipeline.tracking import tracking_uri
 
 STORE = "mlflow.db"
+ASK_EVERY_S = 0.2
+END_TIMEOUT_S = 10.0
+ERROR_LINE = re.compile(r"^[\w.]*(?:Error|Exception)\b.*", re.MULTILINE)
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for what we do not use
+}
 
 
 def serve(console: Console, host: str, port: int) -> dict[str, Any]:
@@ -23,45 +40,87 @@ def serve(console: Console, host: str, port: int) -> dict[str, Any]:
 
     Where MLFLOW_TRACKING_URI names a server, that one is running already: only say where.
 
-    Raises BadInputError for a port that is taken or a store that does not exist yet.
+    Raises BadInputError for a port that is taken or a store that does not exist yet;
+    RunFailedError, with the server's last words, if it ends by itself.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / STORE}"
-    if uri.startswith(("http://", "https://")):
-        console.print(f"The runs are tracked by the server at {uri}", soft_wrap=True)
-        return {"address": uri, "tracking_uri": uri}
+    uri = tracking_uri("", home())
+    if is_http(uri):
+        console.print(f"The runs are tracked by the server at {redact(uri)}", soft_wrap=True)
+        return {"address": redact(uri), "tracking_uri": redact(uri)}
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (home() / STORE).exists():
         raise BadInputError(
             f"{home()}: there is no run yet; start with `outerloop train quickstart`, or set "
             "OUTERLOOP_HOME to the folder that holds the runs"
         )
     _check_free(host, port)
-    address = f"http://{host}:{port}"
-    console.print(f"MLflow pages of {uri}\nat {address} (Ctrl+C ends it)", soft_wrap=True)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    code = _run(command)
-    if code:
-        raise RunFailedError(f"the MLflow server ended with code {code}")
-    return {"address": address, "tracking_uri": uri}
+    command += ["--uvicorn-opts", "--log-level warning"]  # else a line for every page
+    with (
+        tempfile.TemporaryFile() as output,
+        contextlib.suppress(KeyboardInterrupt),
+        _running(command, output) as process,
+    ):
+        with console.status("starting…"):
+            _wait_until_it_answers(process, address, output)
+        console.print(f"{address} shows {redact(uri)} (Ctrl+C ends it)", soft_wrap=True)
+        process.wait()
+        raise RunFailedError(_last_words(process, output))
+    return {"address": address, "tracking_uri": redact(uri)}
 
 
-def _run(command: list[str]) -> int:
-    """Run the command until it ends or Ctrl+C or SIGTERM ends it, which is no failure.
+@contextmanager
+def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command during the block, in which SIGTERM raises KeyboardInterrupt.
 
-    The server has processes of its own, so it gets a process group, and all of it is ended.
+    The server has processes of its own, so it gets a process group, and all of it is ended: here,
+    or by the leash if this process is killed.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.leash", *command],
+        env={**QUIET, **os.environ},
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
+        yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        _end(process)
         signal.signal(signal.SIGTERM, before)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=END_TIMEOUT_S)
+            return
+
+
+def _wait_until_it_answers(
+    process: subprocess.Popen[bytes], address: str, output: IO[bytes]
+) -> None:
+    while process.poll() is None:
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{address}/health", timeout=END_TIMEOUT_S),
+        ):
+            return
+        time.sleep(ASK_EVERY_S)
+    raise RunFailedError(_last_words(process, output))
+
+
+def _last_words(process: subprocess.Popen[bytes], output: IO[bytes]) -> str:
+    output.seek(0)
+    said = output.read().decode(errors="replace")
+    lines = ERROR_LINE.findall(said) or said.strip().splitlines()
+    last = lines[-1] if lines else "it said nothing"
+    return f"the MLflow server ended with code {process.returncode}: {redact(last)}"
 
 
 def _check_free(host: str, port: int) -> None:
@@ -71,6 +130,10 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason = "in use by another program, perhaps another `outerloop ui`"
+                raise BadInputError(f"port {port}: {reason}; give another with --port") from None
             raise BadInputError(
-                f"{host}:{port}: cannot be served on: {error.strerror}; give another --port"
+                f"{host}:{port}: cannot be served on: {error.strerror}; give another --host or "
+                "--port"
             ) from None
