@@ -19,7 +19,10 @@ from tests.algorithms.episodes import (
     vector_encoder,
 )
 
-KINDS = {"classification": (image_encoder, image_episode, 3), "regression": (vector_encoder, sinusoid_episode, 1)}  # fmt: skip
+KINDS = {
+    "classification": (image_encoder, image_episode, 3),
+    "regression": (vector_encoder, sinusoid_episode, 1),
+}
 CASES = [(name, kind) for name, maker in EPISODE_LEARNERS.items() for kind in sorted(maker.kinds)]
 
 
