@@ -74,12 +74,12 @@ class Draft:
     def override(self, overrides: Iterable[str]) -> None:
         """Set keys by `dotted.key=value`, in order, but the algorithm's name before its options."""
         parsed = [said for said in map(self._parse, overrides) if said is not None]
-        is_steps = {said.key for said in parsed} >= {STEPS, NUM_STEPS}
+        both_steps = {said.key for said in parsed} >= {STEPS, NUM_STEPS}
         described = self.tree.get("description")
         for said in sorted(parsed, key=lambda one: one.key != ALGORITHM):
             self._sources.append(said)
             value = said.at(said.key)[1]
-            if said.key == STEPS and is_steps:
+            if said.key == STEPS and both_steps:
                 self._blame_last(BOTH_STEPS)
             if said.key == ALGORITHM and self._choose_algorithm(value) and described:
                 self.tree["description"] = f"{described}; here with {'.'.join(ALGORITHM)}={value}"
