@@ -101,7 +101,7 @@ class Delivery:
         self._write_json("target.json", self._target)
         if self._left:
             logger.warning(
-                "this run was tracked in %s before; from now on it is in %s, with its curves from "
+                "this run was tracked in %s before, and is in %s from now on: its curves from "
                 "their beginning; what else the other one has stays there",
                 self._left, redact(self.uri),
             )  # fmt: skip

@@ -79,7 +79,7 @@ def test_another_store_gets_every_point_from_the_first_on(database, server, tmp_
     log_steps(second, range(10, 20))
     assert second.finish("FINISHED", timeout_s=120) == 0
     assert curve(server.uri, second.mlflow_run_id) == expected_curve(20)
-    assert caplog.text.count(f"in {database} before; from now on it is in {server.uri}") == 1
+    assert caplog.text.count(f"in {database} before, and is in {server.uri} from now on") == 1
 
 
 SECRET = "http://user:p@ss/word@127.0.0.1:9/path"
