@@ -38,7 +38,7 @@ def show(console: Console) -> dict[str, Any]:
 def _there(row: DatasetRow) -> str:
     if row.present:
         return "yes"
-    return "not whole" if row.size_bytes else "no"
+    return "partly" if row.size_bytes else "no"
 
 
 def fetch(console: Console, name: str, source: Path | None) -> dict[str, Any]:
