@@ -36,9 +36,6 @@ def connect(experiment: Experiment) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray_driver.print_to_stdstream = _log_what_ray_says
     address = experiment.workers.address
-    if address:
-        # Refused, Ray would say so every second for half a minute, before it gives up.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     _check_reachable(address)
     try:
         ray.init(

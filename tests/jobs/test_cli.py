@@ -14,6 +14,7 @@ import torch
 
 from jobs import cli
 from pipeline.data.omniglot import Omniglot
+from pipeline.runs import RunFolder
 from tests.pipeline.data.archives import write_small_omniglot
 from tests.processes import ROOT
 
@@ -138,6 +139,7 @@ def test_bad_input_is_one_line_and_exit_2(words, said, outerloop, home):
     before = sorted(os.listdir(home))
     code, out, err = outerloop(*words, "--json")
     assert code == 2
+    err = err.removeprefix("starting 2 workers…\n")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said in err
@@ -334,3 +336,85 @@ def test_ui_without_runs_or_with_a_server_elsewhere(outerloop, tmp_path, monkeyp
     code, out, _ = outerloop("ui")
     assert code == 0
     assert "http://mlflow.example:5000" in out
+
+
+def test_json_leaves_progress_to_stderr(outerloop):
+    code, out, err = outerloop("--json", "train", "quickstart", *TINY, "seed=6")
+    assert (code, out.count("\n")) == (0, 1)
+    assert "step 2/2" in err
+    assert "meta-test 4/4" in err
+
+
+def test_log_holds_command_versions_host_progress_warnings_and_result(trained, home):
+    log = (home / trained["run_id"] / "log.txt").read_text()
+    for text in ("command: ", "outerloop 0.", "torch ", "ray ", "mlflow ", "host: ", "step 2/2"):
+        assert text in log
+    for method in ("leap", "scratch"):
+        assert f"meta-test of {method}: auc 0." in log
+    assert all(line[:4].isdigit() for line in log.splitlines())
+
+
+def test_resume_says_where_it_goes_on(outerloop, trained):
+    code, out, _ = outerloop("train", "--resume", trained["run_id"])
+    assert code == 0
+    assert f"run {trained['run_id']} is finished (2 outer steps)" in out
+    code, out, _ = outerloop("train", "--resume", trained["run_id"], "meta.steps=3")
+    assert "goes on from outer step 2 of 3" in out
+
+
+def test_no_outer_steps_is_said_to_train_nothing(outerloop):
+    code, out, _ = outerloop("train", "quickstart", *TINY, "meta.steps=0")
+    assert code == 0
+    assert "meta.steps=0: nothing is trained" in out
+
+
+def test_runs_are_listed_with_their_states(outerloop, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path))
+    assert last_json(outerloop("runs", "--json")[1]) == {"runs": []}
+    ids = [
+        last_json(outerloop("train", "quickstart", *TINY, f"name={name}", "--json")[1])["run_id"]
+        for name in ("finished", "unfinished", "damaged", "running")
+    ]
+    (tmp_path / ids[1] / "summary.json").unlink()
+    (tmp_path / ids[2] / "config.yaml").write_text("algorithm: 3")
+    with RunFolder(tmp_path / ids[3]).locked():
+        code, out, _ = outerloop("runs", "--json")
+    rows = {row["run_id"]: row for row in last_json(out)["runs"]}
+    assert code == 0
+    assert [rows[i]["state"] for i in ids] == ["finished", "unfinished", "damaged", "running"]
+    first = rows[ids[0]]
+    assert (first["experiment"], first["method"]) == ("finished", "leap")
+    assert (first["outer_steps"], first["num_outer_steps"]) == (2, 2)
+    assert ids[0] in outerloop("runs")[1]
+
+
+def test_full_disk_names_path_and_way_on(outerloop, monkeypatch):
+    """A file that cannot be written at the run's end; what was trained is in a checkpoint."""
+    monkeypatch.setattr(RunFolder, "write_summary", lambda *_: os.write(full.fileno(), b"x"))
+    with open("/dev/full", "wb", buffering=0) as full:
+        code, _, err = outerloop("train", "quickstart", *TINY, "name=full")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "full-" in err
+    assert "No space left on device" in err
+    assert "checkpoint at outer step 2; go on with: outerloop train --resume full-" in err
+
+
+def test_version_and_short_help(capfd):
+    assert cli.run(["--version"]) == 0
+    assert capfd.readouterr().out.startswith("outerloop 0.")
+    for words in (["-h"], ["train", "-h"]):
+        assert cli.run(words) == 0
+        assert "Usage" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("show", "quickstart"), ("show", "quickstart", "--json")])
+def test_a_reader_that_has_gone_is_no_error(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *words],
+        cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr.lower()

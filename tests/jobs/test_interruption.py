@@ -70,15 +70,15 @@ def points(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def wait_for_child(parent: subprocess.Popen[str], name: str) -> None:
-    """Return once `parent` has a child process of that name."""
+def wait_for_child(parent: subprocess.Popen[str], name: str) -> int:
+    """Return the process id of the child of `parent` of that name, once it is there."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and parent.poll() is None:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it ended meanwhile
                 identity, _, rest = stat.read_text().rpartition(")")
                 if name in identity and rest.split()[1] == str(parent.pid):
-                    return
+                    return int(stat.parent.name)
         time.sleep(0.02)
     raise AssertionError(parent.communicate())
 
@@ -120,3 +120,34 @@ def test_sigterm_then_resume_gives_the_undisturbed_result_and_curves(tmp_path):
     assert [step for step, _ in curves["train/loss"]] == list(range(1, 13))
     for key in ("train/loss", "outer/grad_norm", "eval/test/auc"):
         assert curves[key] == undisturbed[key], key
+
+
+def test_a_second_sigint_ends_at_once_and_says_how_to_go_on(tmp_path):
+    process = command(
+        tmp_path, "train", "quickstart", "workers.count=1", *TINY, "checkpoint.every=1"
+    )
+    folder = wait_for_outer_step(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    for line in process.stderr:
+        if "Ctrl-C again ends at once" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    code, said = answer(process)
+    assert (code, said["exit_code"]) == (130, 130)
+    assert f"outerloop train --resume {folder.name}" in said["error"]
+    assert "checkpoint at outer step" in said["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_dead_raylet_ends_the_run_at_once_and_says_how_to_go_on(tmp_path):
+    process = command(tmp_path, "train", "quickstart", "workers.count=1", *TINY)
+    folder = wait_for_outer_step(tmp_path, process)
+    os.kill(wait_for_child(process, "raylet"), signal.SIGKILL)
+    begun = time.monotonic()
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "\x1b" not in output + errors
+    (line,) = output.splitlines()  # what Ray says of it is in log.txt alone
+    assert "Ray on this machine is lost: its process raylet has died" in line
+    assert f"outerloop train --resume {folder.name}" in line
+    assert time.monotonic() - begun < 60  # it is seconds, three minutes without a look at Ray
