@@ -24,6 +24,7 @@ COLUMNS = (
     ("loss", "loss ↓", 1, False),
 )
 FIGURE = re.compile(r"-|\d[\d,.]*")
+INDENT, BETWEEN = 2, " · "  # of cells that are listed
 COLUMN_FRAME = 3  # an edge and a space on both sides of the text
 
 
@@ -88,7 +89,9 @@ class _Rows:
         cells = list(zip(self.columns, *self.rows, strict=True))
         room = options.max_width - COLUMN_FRAME * len(cells) - 1
         widths = column_widths(cells, room)
-        yield self._table(widths) if sum(widths) <= room else Group(*self._listed())
+        yield (
+            self._table(widths) if sum(widths) <= room else Group(*self._listed(options.max_width))
+        )
 
     def _table(self, widths: Sequence[int]) -> Table:
         table = Table(title=self.title, title_justify="left")
@@ -99,14 +102,25 @@ class _Rows:
             table.add_row(*(Text(cell) for cell in row))
         return table
 
-    def _listed(self) -> Iterator[RenderableType]:
+    def _listed(self, width: int) -> Iterator[RenderableType]:
         yield Text(self.title, style="italic", overflow="fold")
         for first, *others in self.rows:
             yield Text(first, style="bold", overflow="fold")
-            for column, cell in zip(self.columns[1:], others, strict=True):
-                if cell:
-                    line = f"{column}: {cell}" if column else cell
-                    yield Padding(Text(line, overflow="fold"), (0, 0, 0, 2), expand=False)
+            named = zip(self.columns[1:], others, strict=True)
+            cells = [f"{column}: {cell}" if column else cell for column, cell in named if cell]
+            for line in packed(cells, width - INDENT):
+                yield Padding(Text(line, overflow="fold"), (0, 0, 0, INDENT), expand=False)
+
+
+def packed(cells: Iterable[str], width: int) -> list[str]:
+    """Return the cells in order on as few lines of `width` as they fit; a longer cell is a line."""
+    lines: list[str] = []
+    for cell in cells:
+        if lines and len(lines[-1]) + len(BETWEEN) + len(cell) <= width:
+            lines[-1] += BETWEEN + cell
+        else:
+            lines.append(cell)
+    return lines
 
 
 def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:

@@ -134,15 +134,22 @@ def test_rows_break_no_word_where_the_terminal_has_room():
 
 
 def test_rows_are_listed_where_a_path_does_not_fit_beside_the_rest():
-    rows = [("omniglot", "some words", PATH), ("glyphs", "", "embedded")]
-    assert printed(rows_table("Data", ("name", "what", "where"), rows)) == [
+    rows = [("omniglot", "some words", PATH, "no"), ("glyphs", "", "embedded", "yes")]
+    assert printed(rows_table("Data", ("name", "what", "where", "there"), rows)) == [
         "Data",
         "omniglot",
         "  what: some words",
         f"  where: {PATH}",
+        "  there: no",
         "glyphs",
-        "  where: embedded",
+        "  where: embedded · there: yes",
     ]
+
+
+def test_path_longer_than_the_terminal_loses_no_character():
+    path = 2 * PATH
+    lines = printed(rows_table("Data", ("name", "where"), [("omniglot", path)]))
+    assert "".join(line.strip() for line in lines[2:]) == f"where: {path}".replace(" ", "")
 
 
 def test_columns_of_figures_stand_to_the_right():
