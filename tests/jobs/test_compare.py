@@ -1,6 +1,7 @@
 """`outerloop compare`, from files to table, plot and JSON."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,19 @@ def test_unknown_kind_of_plot_is_refused_before_anything_is_drawn(runs, home, ca
 def test_plot_is_what_its_name_says(runs, home):
     assert cli.run(["compare", *runs, "--plot", str(home / "x.pdf")]) == 0
     assert (home / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_budget_is_what_was_trained_not_what_was_planned(home, capsys):
+    """A run that was interrupted has fewer outer steps than its configuration says."""
+    tiny = "workers.count=0 meta.steps=2 meta.batch_size=2 inner.num_steps=3 model.num_filters=4"
+    assert cli.run(["train", "quickstart", *tiny.split(), "evaluation.num_steps=2", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out.splitlines()[-1])
+    config = Path(run["run_dir"], "config.yaml")
+    text = config.read_text()
+    assert "meta:\n  num_steps: 2\n" in text
+    config.write_text(text.replace("meta:\n  num_steps: 2\n", "meta:\n  num_steps: 1000\n"))
+    assert cli.run(["evaluate", run["run_id"]]) == 0
+    capsys.readouterr()
+    assert cli.run(["compare", run["run_id"], "--json"]) == 0
+    training = json.loads(capsys.readouterr().out.splitlines()[-1])["training"]["leap"]
+    assert (training["outer_steps"], training["inner_steps"]) == (2, 2 * 2 * 3)
