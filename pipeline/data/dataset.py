@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.data.alphabets import AlphabetSet
+from pipeline.data.alphabets import SIDE, AlphabetSet
 from pipeline.errors import BadInputError
 
 
@@ -31,6 +31,8 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     licence: ClassVar[str]
+    side: ClassVar[int] = SIDE  # height and width of an image, in pixels
+    channels: ClassVar[int] = 1
     files: ClassVar[tuple[SourceFile, ...]]  # none: it is made from what is installed
 
     def __init__(self, root: Path) -> None:
