@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -15,8 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs.endings import line_and_code, line_and_code_of_exit
 from pipeline.caches import replace_unwritable_caches
-from pipeline.errors import OuterloopError
 from pipeline.runs import home
 
 # What needs torch, Ray or MLflow is imported in the command that uses it: they take seconds.
@@ -30,9 +29,6 @@ data = typer.Typer(help="Data sets: where they are, how to get them.")
 bench = typer.Typer(help="Throughput figures, with ratio to a baseline.")
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
-
-EXIT_CODES = (0, 1, 2, 130)
-SIGTERM_CODES = (signal.SIGTERM, 128 + signal.SIGTERM)
 
 Result = dict[str, Any]
 Overrides = Annotated[
@@ -258,12 +254,12 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # how rich and typer tell of one
             raise error.__context__ from None
-        line, code = _line_and_code_of_exit(error)
+        line, code = line_and_code_of_exit(error)
         return _report(line, code, as_json) if code else 0
     except BrokenPipeError:
         raise
     except Exception as error:
-        return _report(*_line_and_code(error), as_json)
+        return _report(*line_and_code(error), as_json)
     if result == 130:  # typer's answer to KeyboardInterrupt
         return _report("interrupted", 130, as_json)
     if isinstance(result, dict):
@@ -271,37 +267,6 @@ def run(arguments: Sequence[str]) -> int:
             _print_json(result)
         return int(result.get("exit_code", 0))
     return int(result or 0)  # --help and the like
-
-
-def _line_and_code(error: Exception) -> tuple[str, int]:
-    """Return the one line that the user reads and the exit code."""
-    if isinstance(error, OuterloopError):
-        return str(error), error.exit_code
-    if hasattr(error, "format_message"):  # a usage error; its class is private to typer
-        return f"{error.format_message()} (see `outerloop --help`)", 2
-    if isinstance(error, typer.Abort):
-        return "interrupted", 130
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}", 1
-    traceback.print_exception(error)  # a mistake in outerloop itself
-    return f"{type(error).__name__}: {error}", 1
-
-
-def _line_and_code_of_exit(error: SystemExit) -> tuple[str, int]:
-    """Return line and exit code for a SystemExit, which none of our own code raises.
-
-    Ray does, from handlers of SIGTERM that are in place while it starts: with the signal's number
-    at first, and with 1 once its processes stand.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    by_handler = bool(frames) and frames[-1].name == "sigterm_handler"
-    if error.code in SIGTERM_CODES or by_handler or "SIGTERM" in str(error.code):
-        return "interrupted by SIGTERM before the run began", 130
-    code = 0 if error.code is None else error.code
-    if isinstance(code, int):
-        return f"ended with exit code {code}", code if code in EXIT_CODES else 1
-    return str(code), 1
 
 
 def _report(line: str, code: int, as_json: bool) -> int:
