@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -62,10 +63,37 @@ class EpisodeLearner(nn.Module, ABC):
             support_y: int64 labels [S], each of 0 … N − 1 at least once; or targets [S, D].
         """
 
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return the encoder's features [B, *feature_shape] of `inputs` [B, …].
+
+        Batch-norm uses the statistics of `inputs` in training mode, and in evaluation mode if the
+        learner is transductive; evaluation leaves the running statistics as they are.
+        """
+        if self.training or not self.transductive:
+            features: Tensor = self.encoder(inputs)
+            return features
+        with batch_statistics(self.encoder):
+            features = self.encoder(inputs)
+        return features
+
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the loss to meta-train on, by default that of the answers to the queries."""
         predictions = self.adapt(episode.support_x, episode.support_y)(episode.query_x)
         return EpisodeResult(query_loss(predictions, episode.query_y), predictions)
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Within the block, batch-norms of `module` normalise by their batch; running ones stay."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    modes = [(norm.training, norm.track_running_stats) for norm in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        yield
+    finally:
+        for norm, (training, tracks) in zip(norms, modes, strict=True):
+            norm.training, norm.track_running_stats = training, tracks
 
 
 def query_loss(predictions: Tensor, targets: Tensor) -> Tensor:
