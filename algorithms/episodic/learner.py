@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -69,11 +69,9 @@ class EpisodeLearner(nn.Module, ABC):
         Batch-norm uses the statistics of `inputs` in training mode, and in evaluation mode if the
         learner is transductive; evaluation leaves the running statistics as they are.
         """
-        if self.training or not self.transductive:
+        together = self.transductive and not self.training
+        with batch_statistics(self.encoder) if together else nullcontext():
             features: Tensor = self.encoder(inputs)
-            return features
-        with batch_statistics(self.encoder):
-            features = self.encoder(inputs)
         return features
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
