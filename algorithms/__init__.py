@@ -14,18 +14,23 @@ from algorithms.trajectory.reptile import Reptile
 from algorithms.types import TrajectoryLearner
 
 # A new meta-learner is its file, one line here and its test.
-EPISODE_LEARNERS: dict[str, Callable[..., EpisodeLearner]] = {}
-META_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
+TRAJECTORY_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
     "leap": Leap,
     "reptile": Reptile,
     "fomaml": FOMAML,
     "finetune": Finetune,
+}
+EPISODE_LEARNERS: dict[str, type[EpisodeLearner]] = {}
+META_LEARNERS: dict[str, Callable[..., TrajectoryLearner] | type[EpisodeLearner]] = {
+    **TRAJECTORY_LEARNERS,
+    **EPISODE_LEARNERS,
 }
 
 __all__ = [
     "EPISODE_LEARNERS",
     "FOMAML",
     "META_LEARNERS",
+    "TRAJECTORY_LEARNERS",
     "EpisodeLearner",
     "Finetune",
     "InnerLoop",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,28 +18,52 @@ def statistics_from(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[Non
 
     Running averages lag behind parameters that moved within a hundred steps, and they describe
     augmented inputs where the model is then judged on plain ones. So they are estimated anew at
-    the final parameters, from training inputs: each layer's mean over `batches` of mean and
-    variance. Nothing of the data that the model is judged on enters (not transductive). A model
-    without batch-norm is left alone.
+    the final parameters, from training inputs; see `estimate_statistics`. Nothing of the data
+    that the model is judged on enters (not transductive). A model without batch-norm is left
+    alone.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    if not has_running_statistics(model):
         yield
         return
-    buffers, momenta = capture_buffers(model), [norm.momentum for norm in norms]
-    was_training = model.training
+    buffers, was_training = capture_buffers(model), model.training
+    try:
+        estimate_statistics(model, (partial(model, inputs) for inputs in batches))
+        yield
+    finally:
+        model.train(was_training)
+        restore_buffers(model, buffers)
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Return whether a batch-norm of `model` keeps running statistics."""
+    return bool(_norms(model))
+
+
+def estimate_statistics(model: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
+    """Replace each batch-norm's running statistics by the mean over `passes` of a batch's.
+
+    Each pass is a call that runs the model, in training mode, on a batch of its own. The mode is
+    left as it was; parameters do not change.
+    """
+    norms, was_training = _norms(model), model.training
+    momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches
         model.train()
         with torch.no_grad():
-            for inputs in batches:
-                model(inputs)
-        model.train(was_training)
-        yield
+            for run in passes:
+                run()
     finally:
         model.train(was_training)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        restore_buffers(model, buffers)
+
+
+def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]

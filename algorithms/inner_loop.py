@@ -20,11 +20,12 @@ class InnerOptimizer:
     name: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.0  # of SGD
+    beta1: float = 0.9  # of Adam: decay rate of its mean
 
     def start(self, vector: ParameterVector) -> InnerUpdate:
         """Return the update rule for `vector`; ValueError for an unknown name."""
         if self.name == "adam":
-            return AdamUpdate(vector, self.lr)
+            return AdamUpdate(vector, self.lr, self.beta1)
         if self.name != "sgd":
             raise ValueError(f"unknown inner optimizer '{self.name}'; known: sgd, adam")
         if self.momentum:

@@ -75,24 +75,25 @@ class MomentumUpdate:
 class AdamUpdate:
     """Adam with bias correction: Kingma and Ba (2015), arXiv:1412.6980, Algorithm 1."""
 
-    BETAS = (0.9, 0.999)
+    BETA2 = 0.999
     EPS = 1e-8
 
-    def __init__(self, vector: ParameterVector, lr: float) -> None:
+    def __init__(self, vector: ParameterVector, lr: float, beta1: float = 0.9) -> None:
         self._vector = vector
         self._lr = lr
+        self._beta1 = beta1
         self._mean = torch.zeros_like(vector.values)
         self._square = torch.zeros_like(vector.values)
         self._step = torch.zeros_like(vector.values)  # scratch
         # float64, or 1 − 0.999^i would keep few digits while i is small.
-        self._betas = vector.values.new_tensor(self.BETAS, dtype=torch.float64)
+        self._betas = vector.values.new_tensor((beta1, self.BETA2), dtype=torch.float64)
         self._powers = torch.ones_like(self._betas)  # beta^i, on the device
 
     def apply(self, grad_norm: Tensor) -> Tensor:
         """Take a step; see `InnerUpdate`."""
         grads = self._vector.grads
-        self._mean.lerp_(grads, 1 - self.BETAS[0])
-        self._square.mul_(self.BETAS[1]).addcmul_(grads, grads, value=1 - self.BETAS[1])
+        self._mean.lerp_(grads, 1 - self._beta1)
+        self._square.mul_(self.BETA2).addcmul_(grads, grads, value=1 - self.BETA2)
         self._powers.mul_(self._betas)
         mean_bias, square_bias = (1 - self._powers).unbind()
         torch.sqrt(self._square, out=self._step)

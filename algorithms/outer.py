@@ -6,12 +6,14 @@ bitwise the same steps as the whole.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 OuterName = Literal["sgd", "nesterov", "adam"]
+ScheduleName = Literal["constant", "linear", "cosine", "halving"]
 
 
 class OuterOptimizer:
@@ -27,6 +29,11 @@ class OuterOptimizer:
         self._optimizer.step()
         self.params.grad = None
 
+    def set_lr(self, lr: float) -> None:
+        """Take the steps from now on with learning rate `lr`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Return copies of the optimizer's state by name, for safetensors; empty before a step."""
         state = self._optimizer.state.get(self.params, {})
@@ -40,18 +47,49 @@ class OuterOptimizer:
 
 
 def make_outer_optimizer(
-    name: OuterName, lr: float, momentum: float, params: Tensor
+    name: OuterName, lr: float, momentum: float, params: Tensor, weight_decay: float = 0.0
 ) -> OuterOptimizer:
     """Return the outer optimizer `name` for `params` [n]; only Nesterov uses `momentum`.
 
-    Adam has the usual decay rates 0.9 and 0.999 and eps 1e-8. Raises ValueError for another name.
+    Adam has the usual decay rates 0.9 and 0.999 and eps 1e-8. `weight_decay` times the parameters
+    is added to the gradient. Raises ValueError for another name.
     """
     # foreach=False: the plain code path, the same whatever the tensor's size and device.
+    optimizer: torch.optim.Optimizer
     if name == "sgd":
-        return OuterOptimizer(params, torch.optim.SGD([params], lr=lr, foreach=False))
-    if name == "nesterov":
-        nesterov = torch.optim.SGD([params], lr=lr, momentum=momentum, nesterov=True, foreach=False)
-        return OuterOptimizer(params, nesterov)
-    if name == "adam":
-        return OuterOptimizer(params, torch.optim.Adam([params], lr=lr, foreach=False))
-    raise ValueError(f"unknown outer optimizer '{name}'; known: sgd, nesterov, adam")
+        optimizer = torch.optim.SGD([params], lr=lr, weight_decay=weight_decay, foreach=False)
+    elif name == "nesterov":
+        optimizer = torch.optim.SGD(
+            [params],
+            lr=lr,
+            momentum=momentum,
+            nesterov=True,
+            weight_decay=weight_decay,
+            foreach=False,
+        )
+    elif name == "adam":
+        optimizer = torch.optim.Adam([params], lr=lr, weight_decay=weight_decay, foreach=False)
+    else:
+        raise ValueError(f"unknown outer optimizer '{name}'; known: sgd, nesterov, adam")
+    return OuterOptimizer(params, optimizer)
+
+
+def scheduled_lr(
+    schedule: ScheduleName, lr: float, step: int, num_steps: int, halve_every: int
+) -> float:
+    """Return the learning rate of outer step `step` (from 0) of `num_steps`.
+
+    `linear` and `cosine` fall from `lr` to 0 at step `num_steps`; `halving` halves it every
+    `halve_every` steps (Snell et al. 2017, arXiv:1703.05175, section 3.1). Raises ValueError for
+    another schedule.
+    """
+    done = min(step / num_steps, 1.0) if num_steps else 0.0
+    if schedule == "constant":
+        return lr
+    if schedule == "linear":
+        return lr * (1 - done)
+    if schedule == "cosine":
+        return lr * (1 + math.cos(math.pi * done)) / 2
+    if schedule == "halving":
+        return lr * 0.5 ** (step // halve_every)
+    raise ValueError(f"unknown schedule '{schedule}'; known: constant, linear, cosine, halving")

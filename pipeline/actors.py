@@ -1,4 +1,4 @@
-"""Ray shells around TaskWorker and AggregatorShard: transport here, arithmetic there."""
+"""Ray shells around Worker and AggregatorShard: transport here, arithmetic there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.messages import Piece, Segment, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
-from pipeline.worker import TaskWorker
+from pipeline.workers import make_worker
 
 # Segments that may wait for the driver before a worker pauses.
 BACKPRESSURE_SEGMENTS = 4
@@ -31,7 +31,7 @@ class TaskServer:
         # Ray tells of an error in a constructor as text alone; `ready` raises it as it is.
         self._failure: Exception | None = None
         try:
-            self._worker = TaskWorker(experiment)
+            self._worker = make_worker(experiment)
         except Exception as error:
             self._failure = error
 

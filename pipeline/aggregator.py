@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.outer import make_outer_optimizer
+from algorithms.outer import make_outer_optimizer, scheduled_lr
 from pipeline.config_sections import OuterConfig
 from pipeline.messages import TaskSpec
 
@@ -53,12 +53,26 @@ class AggregatorShard:
       - each element is averaged over the tasks that hold it.
     """
 
-    def __init__(self, offset: int, params: Tensor, outer: OuterConfig, version: int = 0) -> None:
+    def __init__(
+        self,
+        offset: int,
+        params: Tensor,
+        outer: OuterConfig,
+        version: int = 0,
+        num_steps: int = 0,
+    ) -> None:
+        """Start at `version` outer steps; `num_steps` is the run's length, for a schedule."""
         self.offset = offset
+        self._outer = outer
+        self._num_steps = num_steps
         self.params = params.clone()
         self.version = version
         self.optimizer = make_outer_optimizer(
-            outer.optimizer, lr=outer.lr, momentum=outer.momentum, params=self.params
+            outer.optimizer,
+            lr=outer.lr,
+            momentum=outer.momentum,
+            params=self.params,
+            weight_decay=outer.weight_decay,
         )
         self._open: dict[int, Contribution] = {}
         self._last: ShardUpdate | None = None
@@ -109,6 +123,7 @@ class AggregatorShard:
         before = self.params.clone()
         grad = self._average(sorted(accepted))
         if accepted:
+            self.optimizer.set_lr(self._lr())
             self.optimizer.step(grad)
         self._open.clear()
         self.version += 1
@@ -116,6 +131,12 @@ class AggregatorShard:
             self.version, _square(grad), _square(self.params - before), _square(self.params)
         )
         return self._last
+
+    def _lr(self) -> float:
+        outer = self._outer
+        return scheduled_lr(
+            outer.schedule, outer.lr, self.version, self._num_steps, outer.halve_every
+        )
 
     def _holds(self, index: int, attempt: int, num_segments: int) -> bool:
         held = self._open.get(index)

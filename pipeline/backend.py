@@ -13,6 +13,7 @@ from typing import Protocol
 from pipeline.aggregator import ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.server import Start
 
 Accepted = Mapping[int, tuple[int, int]]  # task index → attempt, number of its segments
 
@@ -37,6 +38,9 @@ class Backend(Protocol):
 
     def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
         """Take the outer step on every shard; later tasks start from the new version."""
+
+    def load(self, start: Start) -> None:
+        """Put the aggregator where `start` says; tasks start from there from now on."""
 
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Have every shard write its state at `version` to a draft's `folder`."""

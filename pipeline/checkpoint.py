@@ -8,6 +8,7 @@ after that.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import shutil
@@ -26,9 +27,16 @@ from pipeline.checkpoint_files import (
     write_shard,
 )
 from pipeline.errors import BadInputError, RunFailedError
-from pipeline.files import disk_errors, publish_folder, remove_leftovers, temporary_beside
+from pipeline.files import (
+    disk_errors,
+    publish_folder,
+    remove_leftovers,
+    temporary_beside,
+    write_atomic,
+)
 
 FOLDER_NAME = re.compile(r"step-(\d{6,})")
+BEST = "best.json"
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +49,14 @@ class Checkpoint:
     params: Array  # float32 [P]
     optimizer: dict[str, Array]  # each [P], or [] for a counter
     meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Which checkpoint did best in validation."""
+
+    step: int
+    score: float  # higher is better
 
 
 class Draft:
@@ -126,21 +142,47 @@ class CheckpointStore:
         Raises:
             BadInputError: All are damaged, or one is in a format that this version cannot read.
         """
-        folders = [self._folder_of(step) for step in reversed(self.steps())]
-        for folder in folders:
+        steps = self.steps()
+        for step in reversed(steps):
             try:
-                manifest = verify(folder)
-                params, optimizer = read_vectors(folder, manifest.shards)
-            except (DamagedCheckpointError, OSError) as error:
+                return self.load(step)
+            except DamagedCheckpointError as error:
+                folder = self._folder_of(step)
                 logger.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
-            else:
-                return Checkpoint(manifest.step, params, optimizer, manifest.meta)
-        if folders:
+        if steps:
             raise BadInputError(
-                f"{self._folder}: every checkpoint is damaged ({len(folders)}); restore the folder "
+                f"{self._folder}: every checkpoint is damaged ({len(steps)}); restore the folder "
                 "from a backup, or start a new run"
             )
         return None
+
+    def load(self, step: int) -> Checkpoint:
+        """Return the checkpoint of outer step `step`; DamagedCheckpointError if it is not sound."""
+        folder = self._folder_of(step)
+        try:
+            manifest = verify(folder)
+            params, optimizer = read_vectors(folder, manifest.shards)
+        except OSError as error:
+            raise DamagedCheckpointError(str(error)) from None
+        return Checkpoint(manifest.step, params, optimizer, manifest.meta)
+
+    def mark_best(self, step: int, score: float) -> None:
+        """Keep the checkpoint of `step`, the best by validation so far, in place of the last best.
+
+        RunFailedError if the disk does not take the mark.
+        """
+        path = self._folder / BEST
+        with disk_errors(f"{path}", "make room or mend the folder, then resume"):
+            write_atomic(path, json.dumps({"step": step, "score": score}).encode())
+
+    def best(self) -> Best | None:
+        """Return what `mark_best` marked; None if there is nothing, or its checkpoint is gone."""
+        try:
+            mark = json.loads((self._folder / BEST).read_bytes())
+            best = Best(int(mark["step"]), float(mark["score"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return best if best.step in self.steps() else None
 
     def steps(self) -> list[int]:
         """Return the outer steps that have a checkpoint, ascending; sound or not."""
@@ -155,5 +197,6 @@ class CheckpointStore:
     def _remove_old(self, newest: int) -> None:
         # One of a later step was damaged, or the run would have gone on from it.
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
-        for step in set(self.steps()) - set(kept):
+        best = self.best()
+        for step in set(self.steps()) - set(kept) - ({best.step} if best else set()):
             shutil.rmtree(self._folder_of(step), ignore_errors=True)

@@ -55,8 +55,12 @@ class RayBackend:
         self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
         self._folds: deque[Any] = deque()
         self._losses_in_a_row = 0
+        self.load(start)
+
+    def load(self, start: Start) -> None:
+        """Have every shard start anew."""
         self._params = self._ask(
-            [s.start.remote(experiment, number, start) for number, s in enumerate(self._shards)]
+            [s.start.remote(self._experiment, n, start) for n, s in enumerate(self._shards)]
         )
 
     def has_room(self) -> bool:

@@ -14,12 +14,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from algorithms import EPISODE_LEARNERS, TRAJECTORY_LEARNERS
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
 from pipeline.config_sections import (
     AggregatorConfig,
     AlgorithmConfig,
     CheckpointConfig,
     DataConfig,
+    EpisodesConfig,
     EvaluationConfig,
     InnerConfig,
     MetaConfig,
@@ -45,6 +47,7 @@ class Experiment(Section):
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     data: DataConfig = DataConfig()  # type: ignore[call-arg]
     task: TaskConfig = TaskConfig()  # type: ignore[call-arg]
+    episodes: EpisodesConfig = EpisodesConfig()  # type: ignore[call-arg]
     inner: InnerConfig = InnerConfig()  # type: ignore[call-arg]
     outer: OuterConfig = OuterConfig()  # type: ignore[call-arg]
     meta: MetaConfig = MetaConfig()  # type: ignore[call-arg]
@@ -66,7 +69,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _normalisable(self) -> Experiment:
-        if self.model.batch_norm and self.task.batch_size < 2:
+        is_minibatch = self.algorithm.name in TRAJECTORY_LEARNERS
+        if is_minibatch and self.model.batch_norm and self.task.batch_size < 2:
             raise ConfigProblems(
                 Problem(
                     ("task", "batch_size"),
@@ -76,6 +80,42 @@ class Experiment(Section):
                 )
             )
         return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        kind, name = self.task.kind, self.algorithm.name
+        causes = (("algorithm", "name"), ("task", "kind"))
+        if name not in EPISODE_LEARNERS:
+            if kind != "alphabets" and TRAJECTORY_LEARNERS[name]().multi_head:
+                text = f"{name} keeps an output layer for each task, and episodes never return"
+                raise ConfigProblems(Problem(causes[0], f"{text}: set task.kind=alphabets", causes))
+            return self
+        wanted = {"episodes": "classification", "sinusoids": "regression"}.get(kind)
+        kinds = EPISODE_LEARNERS[name].kinds
+        if wanted not in kinds:
+            fitting = {"classification": "episodes", "regression": "sinusoids"}
+            expected = " or ".join(f"task.kind={fitting[k]}" for k in sorted(kinds))
+            text = f"{name} learns from episodes: expected {expected}, got {kind}"
+            raise ConfigProblems(Problem(("task", "kind"), text, causes))
+        self._check_groups()
+        return self
+
+    def _check_groups(self) -> None:
+        keys = (("meta", "batch_size"), ("episodes", "group"))
+        if self.meta.batch_size % self.episodes.group:
+            text = (
+                f"{self.meta.batch_size} episodes cannot be cut into groups of "
+                f"{self.episodes.group} (episodes.group)"
+            )
+            raise ConfigProblems(Problem(keys[0], text, keys))
+        ways, name = self.episodes.train_num_ways, self.algorithm.name
+        if ways not in (0, self.episodes.num_ways) and not EPISODE_LEARNERS[name].any_way:
+            text = (
+                f"{name} has as many outputs as ways: expected 0 or {self.episodes.num_ways} "
+                f"(episodes.num_ways), got {ways}"
+            )
+            key = ("episodes", "train_num_ways")
+            raise ConfigProblems(Problem(key, text, (key, ("episodes", "num_ways"))))
 
 
 def load_experiment(

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from algorithms import META_LEARNERS
+from algorithms import EPISODE_LEARNERS, META_LEARNERS, TRAJECTORY_LEARNERS
+from algorithms.models.conv import ConvEncoder
 from pipeline.config_errors import ConfigProblems, Problem, known_names
 from pipeline.config_sources import DEFAULT_ALGORITHM
 from pipeline.data import DATASETS
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def known_options(learner: str) -> list[str]:
+    """Return the names of the options of a meta-learner; what it is built around is none."""
+    parameters = inspect.signature(META_LEARNERS[learner]).parameters.values()
+    episodic = learner in EPISODE_LEARNERS
+    return [p.name for p in parameters if not episodic or p.kind is p.KEYWORD_ONLY]
+
+
+def try_options(learner: str, options: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError, the option's name first, for options it cannot take."""
+    if learner in EPISODE_LEARNERS:
+        smallest = ConvEncoder(image_size=8, num_filters=2, num_blocks=1)
+        EPISODE_LEARNERS[learner](smallest, 2, **options)
+    else:
+        TRAJECTORY_LEARNERS[learner](**options)
 
 
 class Section(BaseModel):
@@ -41,8 +58,7 @@ class AlgorithmConfig(Section):
 
     @model_validator(mode="after")
     def _takes_options(self) -> AlgorithmConfig:
-        learner = META_LEARNERS[self.name]
-        known = inspect.signature(learner).parameters
+        known = known_options(self.name)
         unknown = [
             Problem(
                 ("algorithm", "options", option),
@@ -54,7 +70,7 @@ class AlgorithmConfig(Section):
         if unknown:
             raise ConfigProblems(*unknown)
         try:
-            learner(**self.options)
+            try_options(self.name, self.options)
         except (TypeError, ValueError) as error:
             option, _, text = str(error).partition(": ")
             if option not in self.options:
@@ -66,9 +82,18 @@ class AlgorithmConfig(Section):
 class ModelConfig(Section):
     """The network that the tasks train."""
 
+    encoder: Literal["conv", "resnet12", "wide-resnet", "perceptron"] = Field(
+        "conv", description="Encoder: conv, resnet12, wide-resnet (WRN-28-10), perceptron."
+    )
     num_filters: int = Field(64, ge=1, le=4096, description="Filters in each convolution.")
     num_blocks: int = Field(4, ge=1, le=4, description="Blocks of conv, pool, norm and ReLU.")
     batch_norm: bool = Field(True, description="Whether blocks normalise over the minibatch.")
+    pool_first: bool = Field(
+        True, description="Whether a block pools before it normalises; few-shot papers: false."
+    )
+    pretrained: str = Field(
+        "", description="Run whose encoder is taken and stays as it is; empty: it is learned here."
+    )
 
 
 class DataConfig(Section):
@@ -89,6 +114,10 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """What one task is: its classes, its examples, its minibatches."""
 
+    kind: Literal["alphabets", "episodes", "sinusoids"] = Field(
+        "alphabets",
+        description="alphabets (keys below), episodes or sinusoids (section `episodes`).",
+    )
     num_ways: int = Field(20, ge=2, description="Characters of the alphabet in a task.")
     num_train_drawings: int = Field(15, ge=1, description="Drawings a character to train on.")
     num_test_drawings: int = Field(5, ge=1, description="Drawings a character held out.")
@@ -100,7 +129,7 @@ class TaskConfig(Section):
     @model_validator(mode="after")
     def _fills_a_minibatch(self) -> TaskConfig:
         num_examples = self.num_ways * self.num_train_drawings
-        if self.batch_size > num_examples:
+        if self.kind == "alphabets" and self.batch_size > num_examples:
             keys = ("batch_size", "num_ways", "num_train_drawings")
             raise ConfigProblems(
                 Problem(
@@ -114,12 +143,48 @@ class TaskConfig(Section):
         return self
 
 
+class EpisodesConfig(Section):
+    """Few-shot episodes: N-way K-shot, drawn from classes that are split between the phases."""
+
+    num_ways: int = Field(5, ge=2, description="Classes of an episode (N).")
+    num_shots: int = Field(1, ge=1, description="Support examples a class (K).")
+    num_queries: int = Field(15, ge=1, description="Query examples a class.")
+    train_num_ways: int = Field(
+        0, ge=0, description="Classes of an episode in meta-training; 0: num_ways."
+    )
+    train_num_shots: int = Field(
+        0, ge=0, description="Support examples a class in meta-training; 0: num_shots."
+    )
+    train_num_queries: int = Field(
+        0, ge=0, description="Query examples a class in meta-training; 0: num_queries."
+    )
+    split: str = Field(
+        "standard", description="Which classes are for meta-training, validation and test."
+    )
+    rotations: bool = Field(
+        False, description="Whether each class turned by 90, 180 and 270° is one more class."
+    )
+    augment: bool = Field(
+        False, description="Random crops and flips of meta-training images (colour images only)."
+    )
+    group: int = Field(
+        1, ge=1, description="Episodes that a worker takes at a time; their mean is one gradient."
+    )
+    num_test: int = Field(600, ge=2, description="Episodes of the meta-test.")
+    num_val: int = Field(
+        200,
+        ge=2,
+        description="Episodes of a validation, every `evaluation.every` outer steps.",
+    )
+
+
 class InnerConfig(Section):
     """The inner loop: training on one task."""
 
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer within a task.")
     lr: float = Field(0.1, gt=0, description="Learning rate of the inner loop.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of inner SGD.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="First decay rate of inner Adam.")
     num_steps: int = Field(100, ge=1, description="Inner steps of one task (K).")
     precision: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="Arithmetic of forward and backward; parameters stay float32."
@@ -135,6 +200,12 @@ class OuterConfig(Section):
     optimizer: Literal["sgd", "nesterov", "adam"] = Field("sgd", description="Outer optimizer.")
     lr: float = Field(0.1, gt=0, description="Learning rate of the outer step.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of outer Nesterov.")
+    weight_decay: float = Field(0.0, ge=0, description="Factor of the L2 penalty's gradient.")
+    schedule: Literal["constant", "linear", "cosine", "halving"] = Field(
+        "constant",
+        description="lr over the run: constant, linear or cosine to 0, halved every `halve_every`.",
+    )
+    halve_every: int = Field(2000, ge=1, description="Outer steps of `schedule: halving`.")
 
 
 class MetaConfig(Section):
@@ -208,7 +279,14 @@ class EvaluationConfig(Section):
         ("scratch",), description="Methods to adapt on the same tasks, batches and budget."
     )
     every: int = Field(
-        0, ge=0, description="Outer steps between meta-tests while training; 0: at the end only."
+        0,
+        ge=0,
+        description="Outer steps between validations (episodes: the best is tested in the end) or "
+        "meta-tests (alphabets) while training; 0: none.",
+    )
+    transductive: bool = Field(
+        False,
+        description="Whether an inner loop's network answers all queries of an episode together.",
     )
 
 

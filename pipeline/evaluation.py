@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,8 +47,21 @@ CURVES_SCHEMA = pa.schema(
     ]
 )
 
+# What the methods of a comparison must share. An inner loop on alphabets is part of the meta-test,
+# and so is the network that it trains; a learner of episodes brings its own of both.
 PROTOCOL_SECTIONS = ("model.", "task.", "inner.")
+EPISODE_SECTIONS = ("episodes.",)
 PROTOCOL_KEYS = ("data.name", "seed", "evaluation.num_steps", "evaluation.repeats")
+EPISODE_KEYS = ("data.name", "seed", "task.kind", "evaluation.repeats")
+# How episodes are drawn in meta-training, and how the work was cut up.
+EPISODE_LEARNER_KEYS = (
+    "episodes.train_num_ways",
+    "episodes.train_num_shots",
+    "episodes.train_num_queries",
+    "episodes.augment",
+    "episodes.group",
+    "episodes.num_val",
+)
 # How the initialisation was learned, and how the work was cut up: no part of the meta-test.
 LEARNER_KEYS = ("inner.num_steps", "inner.segment_steps", "data.num_train_tasks")
 LEARNER_SECTIONS = ("algorithm.", "outer.")
@@ -109,6 +122,7 @@ class Evaluation:
     method: str = ""  # which of the methods is the run's own; the others are baselines
     run_id: str = ""
     learner: dict[str, Any] = field(default_factory=dict)  # how `method` was meta-trained
+    split: str = "test"  # or val
 
     @property
     def seed(self) -> int:
@@ -154,7 +168,9 @@ class Evaluation:
             | {"metrics": list(curve.metrics.items())}
             for curve in self.curves
         ]
-        rest = {key: getattr(self, key) for key in ("protocol", "method", "run_id", "learner")}
+        rest = {
+            key: getattr(self, key) for key in ("protocol", "method", "run_id", "learner", "split")
+        }
         schema = CURVES_SCHEMA.with_metadata({METADATA: json_text(rest).encode()})
         _write_table(pa.Table.from_pylist(curves, schema=schema), folder / CURVES)
 
@@ -179,27 +195,47 @@ class Evaluation:
 
 
 def protocol_of(
-    experiment: Experiment, test_tasks: Sequence[str], data_digest: str
+    experiment: Experiment,
+    test_tasks: Sequence[str],
+    data_digest: str,
+    profile: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what the meta-test of `experiment` on `test_tasks` fixes for all methods.
 
     `data_digest` is of the data set's content: one name can stand for several versions of it.
+    `profile` says of episodes what they are drawn from.
     """
-    protocol = {
+    rows = {key: value for key, value, _ in field_rows(experiment)}
+    if experiment.task.kind == "alphabets":
+        kept = {
+            key: value
+            for key, value in rows.items()
+            if key not in LEARNER_KEYS
+            and (key in PROTOCOL_KEYS or key.startswith(PROTOCOL_SECTIONS))
+        }
+        return kept | {"data.digest": data_digest, "test_tasks": list(test_tasks)}
+    kept = {
         key: value
-        for key, value, _ in field_rows(experiment)
-        if key not in LEARNER_KEYS and (key in PROTOCOL_KEYS or key.startswith(PROTOCOL_SECTIONS))
+        for key, value in rows.items()
+        if key not in EPISODE_LEARNER_KEYS
+        and (key in EPISODE_KEYS or key.startswith(EPISODE_SECTIONS))
     }
-    return protocol | {"data.digest": data_digest, "test_tasks": list(test_tasks)}
+    # Episodes are numbered: thousands of names would say no more than their count.
+    tested = [f"{len(test_tasks)} episodes"]
+    return kept | {"data.digest": data_digest, "test_tasks": tested, "classes": dict(profile or {})}
 
 
 def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
-    """Return how `experiment` learns its initialisation in `outer_steps`, its seed apart."""
+    """Return how `experiment` learns in `outer_steps`, its seed apart; and how it answers."""
     keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
+    sections: tuple[str, ...] = LEARNER_SECTIONS
+    if experiment.task.kind != "alphabets":
+        keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps", "evaluation.transductive")
+        sections += ("model.", "inner.")
     settings = {
         key: value
         for key, value, _ in field_rows(experiment)
-        if key in keys or key.startswith(LEARNER_SECTIONS)
+        if key in keys or key.startswith(sections)
     }
     # What was done, not what was planned: a run that has not ended can be meta-tested too.
     return settings | {"meta.num_steps": outer_steps}

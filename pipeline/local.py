@@ -12,19 +12,23 @@ from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.messages import Segment, TaskFailure, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
-from pipeline.worker import TaskWorker
+from pipeline.workers import make_worker
 
 
 class LocalBackend:
     """Runs tasks one after the other; a call of `events` computes one segment."""
 
     def __init__(self, experiment: Experiment, start: Start) -> None:
-        self._worker = TaskWorker(experiment)
-        self._shards = [
-            build_shard(experiment, number, start) for number in range(experiment.aggregator.shards)
-        ]
+        self._experiment = experiment
+        self._worker = make_worker(experiment)
+        self.load(start)
         self._queue: deque[TaskSpec] = deque()
         self._stream: Iterator[Segment] | None = None
+
+    def load(self, start: Start) -> None:
+        """Build every shard anew."""
+        numbers = range(self._experiment.aggregator.shards)
+        self._shards = [build_shard(self._experiment, number, start) for number in numbers]
 
     def has_room(self) -> bool:
         """Whether the one slot is free."""

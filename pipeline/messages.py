@@ -28,6 +28,9 @@ TRAJECTORY_SCHEMA = pa.schema(
 )
 
 
+Split = Literal["train", "val", "test"]
+
+
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """One task to be run once: everything a worker needs besides the outer parameters."""
@@ -35,7 +38,7 @@ class TaskSpec:
     meta_step: int
     index: int  # place in the meta-batch
     task_id: int  # which task of the family: index into the split's tasks
-    split: Literal["train", "test"]
+    split: Split
     version: int  # of the outer parameters that it starts from
     attempt: int = 0
     purpose: Literal["train", "evaluate"] = "train"
@@ -64,7 +67,8 @@ class Segment:
     number: int  # from 0 within the attempt
     final: bool
     finite: bool  # False: a loss or gradient was not finite, and the task ends here
-    rows: pa.RecordBatch  # TRAJECTORY_SCHEMA
+    task: str  # name of the task
+    rows: pa.RecordBatch  # TRAJECTORY_SCHEMA; none where no inner step was taken
     pieces: tuple[tuple[Piece, ...], ...]  # for each aggregator shard, its share
     metrics: dict[str, float]  # on held-out data after the last step; empty before
 

@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from algorithms import META_LEARNERS
 from algorithms.baselines import initial_parameters
-from algorithms.models.conv import ConvNet
+from algorithms.models.conv import ConvEncoder
+from algorithms.models.headed import HeadedNetwork
+from algorithms.models.perceptron import PerceptronEncoder
 from algorithms.parameters import ParameterVector
+from algorithms.types import Encoder
 from pipeline.config import Experiment
 from pipeline.layout import OuterLayout
+from pipeline.learners import episode_learner, is_episodic, trajectory_learner
 from pipeline.seeding import derive_seed
-
-IMAGE_SIZE = 28
+from pipeline.tasks.shapes import TaskShape, task_shape
 
 
 def build_network(
     experiment: Experiment, device: torch.device | str = "cpu"
-) -> tuple[ConvNet, ParameterVector]:
-    """Return the network on `device` and the flat vector that its parameters are views of."""
-    model = ConvNet(
-        num_classes=experiment.task.num_ways,
-        image_size=IMAGE_SIZE,
-        num_filters=experiment.model.num_filters,
-        num_blocks=experiment.model.num_blocks,
-        batch_norm=experiment.model.batch_norm,
-    ).to(device)
+) -> tuple[nn.Module, ParameterVector]:
+    """Return what is learned, on `device`, and the flat vector that its parameters are views of.
+
+    For a meta-learner of episodes that is the learner itself; for one that watches inner loops
+    it is the network that they train.
+    """
+    shape = task_shape(experiment)
+    encoder = build_encoder(experiment, shape)
+    model: nn.Module
+    if is_episodic(experiment):
+        model = episode_learner(experiment, encoder, shape.num_outputs)
+    else:
+        model = HeadedNetwork(encoder, shape.num_outputs)
+    model = model.to(device)
     vector = ParameterVector(model)
     vector.bind(model)
     return model, vector
 
 
+def build_encoder(experiment: Experiment, shape: TaskShape) -> Encoder:
+    """Return the encoder that the section `model` describes, for inputs of `shape`."""
+    config = experiment.model
+    if config.encoder == "perceptron":
+        return PerceptronEncoder(shape.in_channels)
+    return ConvEncoder(
+        in_channels=shape.in_channels,
+        image_size=shape.image_size,
+        num_filters=config.num_filters,
+        num_blocks=config.num_blocks,
+        batch_norm=config.batch_norm,
+        pool_first=config.pool_first,
+    )
+
+
 def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout:
     """Return how the outer vector is laid out for this experiment's meta-learner."""
     shards = experiment.aggregator.shards
-    learner = META_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
-    if not learner.multi_head:
+    if is_episodic(experiment) or not trajectory_learner(experiment).multi_head:
         return OuterLayout(vector.size, 0, 0, shards)
     body = vector.head_offset()
     return OuterLayout(body, vector.size - body, experiment.data.num_train_tasks, shards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,13 +21,14 @@ from pipeline.dispatcher import Counters
 from pipeline.errors import InterruptedRunError, RunFailedError, TaskFailedError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
+from pipeline.messages import Split
 from pipeline.metric_log import read_curve
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
 from pipeline.run_log import LoggedProgress, log_evaluation, logged_to
 from pipeline.runs import RunFolder, home
+from pipeline.server import Start
 from pipeline.tasks import task_family
-from pipeline.tasks.family import Split
 from pipeline.tracking import Status, Tracker, tracking_uri
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
@@ -65,6 +67,7 @@ class RunSession:
         checkpoint: Checkpoint | None,
     ) -> None:
         self._run = run
+        self._backend = backend
         self._experiment = experiment
         self._stop = stop
         self._progress = progress
@@ -92,8 +95,8 @@ class RunSession:
             while self._trainer.version < last:
                 here = self._trainer.version
                 self._trainer.train(min(last, here + every - here % every) if every else last)
-                if every and self._trainer.version < last:
-                    self._record(self._meta_test(()))
+                if every:
+                    self._look_in_between(last)
             trained_s = time.monotonic() - self._begun
             steps = self._books.counters.inner_steps - steps_before
             self._trainer.train(last)  # writes the checkpoint of a run of no steps
@@ -133,28 +136,55 @@ class RunSession:
         )
         splits: tuple[tuple[Split, str], ...] = (("train", "meta-training"), ("test", "meta-test"))
         for split, context in splits:
-            count = self._family.num_tasks(split)
-            names = ", ".join(self._family.task_name(split, i) for i in range(count))
+            profile = self._family.profile(split)
             # Which tasks are part of what was used: two splits of one data set differ.
-            digest = hashlib.sha256(f"{data.digest} {names}".encode()).hexdigest()
-            name, profile = f"{data.name} {split}", {"tasks": count, "names": names}
+            digest = hashlib.sha256(f"{data.digest} {profile}".encode()).hexdigest()
+            name = f"{data.name} {split}"
             self._tracker.log_dataset(name, digest, data.source, context, profile)
         self._tracker.log_artifact(self._run.config)
 
-    def _meta_test(self, baselines: Sequence[str]) -> Evaluation:
+    def _look_in_between(self, last: int) -> None:
+        """Validate, where there are tasks for that, and mark the best; else meta-test."""
+        if self._family.num_tasks("val"):
+            evaluation = self._meta_test((), "val")
+            self._record(evaluation)
+            score = _score(evaluation.summary()[evaluation.method])
+            best = self._books.checkpoints.best()
+            if math.isfinite(score) and (best is None or score > best.score):
+                self._books.checkpoints.mark_best(self._trainer.version, score)
+        elif self._trainer.version < last:
+            self._record(self._meta_test(()))
+
+    def _meta_test(
+        self, baselines: Sequence[str], split: Split = "test", version: int = -1
+    ) -> Evaluation:
         own = self._experiment.algorithm.name
-        count = self._family.num_tasks("test")
-        names = [self._family.task_name("test", i) for i in range(count)]
+        version = self._trainer.version if version < 0 else version
+        count = self._family.num_tasks(split)
+        names = [self._family.task_name(split, i) for i in range(count)]
         return Evaluation(
-            curves=tuple(self._trainer.meta_test([own, *baselines], count)),
-            protocol=protocol_of(self._experiment, names, self._family.dataset.digest),
+            curves=tuple(self._trainer.meta_test([own, *baselines], count, split, version)),
+            protocol=protocol_of(
+                self._experiment, names, self._family.dataset.digest, self._family.profile(split)
+            ),
             method=own,
             run_id=self._run.run_id,
-            learner=learner_of(self._experiment, self._trainer.version),
+            learner=learner_of(self._experiment, version),
+            split=split,
         )
 
+    def _tested_version(self) -> int:
+        """Return which outer step's parameters are meta-tested: the best by validation, if any."""
+        best = self._books.checkpoints.best()
+        if best is None or not self._family.num_tasks("val"):
+            return self._trainer.version
+        return best.step
+
     def _full_meta_test(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
-        evaluation = self._meta_test(baselines)
+        version = self._tested_version()
+        if version != self._trainer.version:
+            self._backend.load(Start(self._run.checkpoints, version))
+        evaluation = self._meta_test(baselines, version=version)
         self._record(evaluation)
         log_evaluation(evaluation)
         evaluation.to_parquet(self._run.evaluation)
@@ -170,7 +200,8 @@ class RunSession:
         """Log a meta-test's means as metrics at the present outer step."""
         figures: dict[str, float] = {}
         for method, metrics in evaluation.summary().items():
-            split = "test" if method == evaluation.method else f"test-{method}"
+            own, split = method == evaluation.method, evaluation.split
+            split = split if own else f"{split}-{method}"
             figures |= {f"eval/{split}/{name}": row["mean"] for name, row in metrics.items()}
         self._tracker.log_metrics(self._trainer.version, figures)
 
@@ -193,16 +224,18 @@ class RunSession:
             "final": methods[evaluation.method],
             "baselines": {name: row for name, row in methods.items() if name != evaluation.method},
             "counts": asdict(self._books.counters) | {"outer_steps": checkpoint.step},
+            "tested_outer_step": self._tested_version(),
             "parameters_sha256": hashlib.sha256(checkpoint.params.tobytes()).hexdigest(),
         }
         if steps_per_s:
             summary["throughput"] = {"inner_steps_per_s": steps_per_s}
         self._run.write_summary(summary)
         self._tracker.log_artifact(self._run.summary)
-        files = sorted((self._run.checkpoints / f"step-{checkpoint.step:06d}").glob("shard-*"))
+        tested = self._tested_version()
+        files = sorted((self._run.checkpoints / f"step-{tested:06d}").glob("shard-*"))
         self._tracker.log_model(
             self._experiment.name,
-            checkpoint.step,
+            tested,
             [*files, self._run.config],
             self._experiment.model_dump(mode="json"),
         )
@@ -254,3 +287,10 @@ class RunSession:
         with contextlib.suppress(RunFailedError):  # a full disk has been told of by then
             self._tracker.log_artifact(self._run.log)
         self._tracker.finish(status, timeout_s)
+
+
+def _score(metrics: dict[str, dict[str, Any]]) -> float:
+    """Return what a validation is judged by, higher is better: accuracy, else the loss turned."""
+    if "accuracy" in metrics:
+        return float(metrics["accuracy"]["mean"])
+    return -float(metrics["loss"]["mean"])

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.aggregator import AggregatorShard
 from pipeline.checkpoint import Checkpoint, CheckpointStore
-from pipeline.checkpoint_files import ShardFile, write_shard
+from pipeline.checkpoint_files import DamagedCheckpointError, ShardFile, write_shard
 from pipeline.config import Experiment
 from pipeline.errors import RunFailedError
 from pipeline.network import build_network, initial_outer_parameters, outer_layout
@@ -30,7 +30,9 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
     first, last = layout.shard_bounds()[number]
     if start.checkpoints is None:
         params = initial_outer_parameters(experiment)
-        return AggregatorShard(first, params[first:last], experiment.outer)
+        return AggregatorShard(
+            first, params[first:last], experiment.outer, num_steps=experiment.meta.num_steps
+        )
     checkpoint = load_checkpoint(start)
     if len(checkpoint.params) != layout.size:
         raise RunFailedError(
@@ -38,7 +40,11 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
             f"experiment has {layout.size}"
         )
     shard = AggregatorShard(
-        first, torch.from_numpy(checkpoint.params[first:last].copy()), experiment.outer, start.step
+        first,
+        torch.from_numpy(checkpoint.params[first:last].copy()),
+        experiment.outer,
+        start.step,
+        experiment.meta.num_steps,
     )
     shard.optimizer.load_state_tensors(
         {
@@ -52,14 +58,13 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
 def load_checkpoint(start: Start) -> Checkpoint:
     """Return the checkpoint that `start` names; RunFailedError if it cannot be read any more."""
     assert start.checkpoints is not None
-    checkpoint = CheckpointStore(start.checkpoints, keep=2).load_latest()
-    if checkpoint is None or checkpoint.step != start.step:
-        found = None if checkpoint is None else checkpoint.step
+    try:
+        return CheckpointStore(start.checkpoints, keep=2).load(start.step)
+    except DamagedCheckpointError as error:
         raise RunFailedError(
-            f"{start.checkpoints}: expected the checkpoint of outer step {start.step}, found "
-            f"{found}; every node needs to see this folder"
-        )
-    return checkpoint
+            f"{start.checkpoints}: the checkpoint of outer step {start.step} cannot be read "
+            f"({error}); every node needs to see this folder"
+        ) from None
 
 
 def write_shard_of(shard: AggregatorShard, folder: Path, version: int) -> ShardFile:

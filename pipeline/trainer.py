@@ -24,7 +24,7 @@ from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
-from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
 from pipeline.progress import OuterProgress, Progress
 from pipeline.tasks import sample_meta_batch
 from pipeline.trajectories import TrajectoryWriter
@@ -40,6 +40,7 @@ class TaskRecord:
     loss_first: float = math.nan
     loss_last: float = math.nan
     loss_sum: float = 0.0
+    error_sum: float = 0.0  # NaN where the task reports none
     path_length: float = 0.0
     num_steps: int = 0
     num_segments: int = 0
@@ -52,6 +53,8 @@ class TaskRecord:
             self.loss_first = float(losses[0])
         self.loss_last = float(losses[-1])
         self.loss_sum += float(losses.sum(dtype=np.float64))
+        errors = segment.rows.column("error").to_numpy(zero_copy_only=False)
+        self.error_sum += float(errors.sum(dtype=np.float64))
         self.path_length = float(segment.rows.column("path_length")[-1].as_py())
         self.num_steps += len(losses)
         self.num_segments += 1
@@ -152,23 +155,30 @@ class Trainer:
         except OuterloopError as error:
             logger.warning("%s", error)
 
-    def meta_test(self, methods: Sequence[str], num_tasks: int) -> list[TaskCurve]:
-        """Adapt to every held-out task, by every method, on the same minibatches."""
+    def meta_test(
+        self, methods: Sequence[str], num_tasks: int, split: Split = "test", version: int = -1
+    ) -> list[TaskCurve]:
+        """Adapt to every task of a held-out split, by every method, on the same minibatches.
+
+        `version` is that of the parameters that the backend holds, by default the newest.
+        """
+        version = self.version if version < 0 else version
         work = product(methods, range(num_tasks), range(self.experiment.evaluation.repeats))
         specs = [
             TaskSpec(
-                meta_step=self.version,
+                meta_step=version,
                 index=index,
                 task_id=task_id,
-                split="test",
-                version=self.version,
+                split=split,
+                version=version,
                 purpose="evaluate",
                 method=method,
                 repeat=repeat,
             )
             for index, (method, task_id, repeat) in enumerate(work)
         ]
-        self._progress.phase("meta-test", len(specs))
+        name = "meta-test" if split == "test" else "validation"
+        self._progress.phase(name, len(specs))
         parts: dict[int, list[Segment]] = {}
         for segment in self._dispatcher.run(specs):
             held = parts.get(segment.spec.index, [])
@@ -209,12 +219,11 @@ class Trainer:
         if segment.finite:
             self._backend.fold(segment)
         else:
-            name = segment.rows.column("task_name")[0].as_py()
             logger.warning(
                 "outer step %d: task %d (%s) left out: its loss or gradient is not finite",
                 spec.meta_step,
                 spec.index,
-                name,
+                segment.task,
             )
 
     def _count(self, records: dict[int, TaskRecord]) -> None:
@@ -245,6 +254,7 @@ class Trainer:
             "train/loss_first": _mean([r.loss_first for r in good]),
             "train/loss_last": _mean([r.loss_last for r in good]),
             "train/path_length": _mean([r.path_length for r in good]),
+            "train/error": _mean([r.error_sum / r.num_steps for r in good]),
             "outer/grad_norm": grad_norm,
             "outer/step_norm": math.sqrt(sum(update.step_square for update in updates)),
             "outer/params_norm": math.sqrt(sum(update.params_square for update in updates)),
@@ -253,7 +263,9 @@ class Trainer:
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
         }
-        self._books.metrics.log_metrics(self.version, figures)
+        # What a kind of task does not have, such as the path of an episode, has no curve.
+        known = {name: value for name, value in figures.items() if not math.isnan(value)}
+        self._books.metrics.log_metrics(self.version, known)
         self._progress.outer_step(
             OuterProgress(
                 step=self.version,
@@ -291,7 +303,7 @@ def _curve(segments: Sequence[Segment]) -> TaskCurve:
     last = segments[-1]
     return TaskCurve(
         method=last.spec.method,
-        task=rows[0].column("task_name")[0].as_py(),
+        task=last.task,
         repeat=last.spec.repeat,
         losses=losses.astype(np.float32),
         errors=errors.astype(np.float32),

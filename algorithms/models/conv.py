@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
+from algorithms.models.headed import HeadedNetwork
 from algorithms.types import Encoder
 
 
@@ -80,23 +79,11 @@ class ConvEncoder(nn.Sequential, Encoder):
         self.feature_shape = (num_filters, size, size)
 
 
-class ConvNet(nn.Module):
-    """Blocks of conv 3×3, max-pool, batch-norm and ReLU, then a linear layer.
+class ConvNet(HeadedNetwork):
+    """The network of the Leap-Omniglot experiment: a `ConvEncoder` and a linear layer.
 
-    The network of the Leap-Omniglot experiment (Flennerhag et al., ICLR 2019, appendix D) with
-    its four blocks of 64 filters. `head`, the output layer, is the last submodule, so its
-    parameters are the tail of the flat parameter vector.
-
-    Args:
-        num_classes: Outputs of the head.
-        in_channels: Channels of an image.
-        image_size: Height and width of an image, in pixels.
-        num_filters: Filters of each convolution.
-        num_blocks: Blocks; each halves height and width.
-        batch_norm: Whether the blocks normalise over the minibatch.
-
-    Raises:
-        ValueError: The image is too small for `num_blocks` halvings.
+    Flennerhag et al. (2019), arXiv:1812.01054, appendix D, with four blocks of 64 filters. Takes
+    the encoder's arguments after `num_classes`, the number of outputs.
     """
 
     def __init__(
@@ -108,11 +95,5 @@ class ConvNet(nn.Module):
         num_blocks: int = 4,
         batch_norm: bool = True,
     ) -> None:
-        super().__init__()
-        self.blocks = ConvEncoder(in_channels, image_size, num_filters, num_blocks, batch_norm)
-        self.head = nn.Linear(math.prod(self.blocks.feature_shape), num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, num_classes] for `images` [B, in_channels, image_size, image_size]."""
-        logits: Tensor = self.head(self.blocks(images).flatten(1))
-        return logits
+        encoder = ConvEncoder(in_channels, image_size, num_filters, num_blocks, batch_norm)
+        super().__init__(encoder, num_classes)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from algorithms import META_LEARNERS, InnerLoop, InnerOptimizer, ParameterVector
+from algorithms import TRAJECTORY_LEARNERS, InnerLoop, InnerOptimizer, ParameterVector
 from algorithms.models.conv import ConvNet
 from jobs.bench.parts import make_loop
 from pipeline.config import Experiment
-from pipeline.network import IMAGE_SIZE
+from pipeline.data.alphabets import SIDE
 
 NUM_CHECKED_STEPS = 5
 
@@ -69,13 +69,13 @@ def outer_gradient(experiment: Experiment, device: str) -> Tensor:
     config = experiment.task
     generator = torch.Generator().manual_seed(0)
     shape = (NUM_CHECKED_STEPS + 1, config.batch_size)
-    inputs = torch.rand(*shape, 1, IMAGE_SIZE, IMAGE_SIZE, generator=generator, dtype=torch.float64)
+    inputs = torch.rand(*shape, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
     labels = torch.randint(config.num_ways, shape, generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = ConvNet(config.num_ways, num_filters=experiment.model.num_filters).double()
     vector = ParameterVector(model, dtype=torch.float64, device=device)
-    learner = META_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
+    learner = TRAJECTORY_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
     loop = InnerLoop(
         model,
         vector,

@@ -28,7 +28,7 @@ from pipeline.data import load_dataset
 from pipeline.errors import BadInputError
 from pipeline.messages import TaskSpec
 from pipeline.network import initial_outer_parameters
-from pipeline.worker import TaskWorker
+from pipeline.trajectory_worker import TrajectoryWorker
 
 LOADER_WORKERS = (0, 2)  # of the plain loop's DataLoader: the better one counts
 
@@ -76,7 +76,7 @@ def bench_experiment(overrides: tuple[str, ...] = ()) -> Experiment:
 
 def worker_loop(experiment: Experiment) -> Take:
     """Return a task worker's loop over whole tasks, one after the other."""
-    worker = TaskWorker(experiment)
+    worker = TrajectoryWorker(experiment)
     params = [initial_outer_parameters(experiment).numpy()]
 
     def take(num_steps: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms import META_LEARNERS, InnerLoop, InnerOptimizer
+from algorithms import TRAJECTORY_LEARNERS, InnerLoop, InnerOptimizer
 from pipeline.config import Experiment
 from pipeline.memory import keep_freed_memory
 from pipeline.network import build_network, initial_outer_parameters
@@ -31,7 +31,7 @@ def make_loop(experiment: Experiment, device: str = "cpu") -> InnerLoop:
         vector,
         task_family(experiment, torch.device(device)).make("train", 0, seed=0),
         InnerOptimizer(config.optimizer, lr=config.lr, momentum=config.momentum),
-        META_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options).start(
+        TRAJECTORY_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options).start(
             vector.values
         ),
         PRECISIONS[config.precision],

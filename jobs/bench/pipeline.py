@@ -20,7 +20,7 @@ from typing import Any
 import ray
 import torch
 
-from algorithms import META_LEARNERS
+from algorithms import TRAJECTORY_LEARNERS
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import capture_buffers, restore_buffers
 from jobs import catalog
@@ -146,7 +146,7 @@ def _bare_loop(experiment: Experiment, core: int) -> Take:
     family = task_family(experiment, torch.device("cpu"))
     model, vector = build_network(experiment)
     buffers, start = capture_buffers(model), vector.values.clone()
-    learner = META_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
+    learner = TRAJECTORY_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
     inner = experiment.inner
     task_id = core
 

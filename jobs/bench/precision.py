@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import Experiment, build_experiment
 from pipeline.messages import TaskSpec
-from pipeline.worker import TaskWorker
+from pipeline.trajectory_worker import TrajectoryWorker
 
 SEEDS = (0, 1, 2)
 PRECISIONS = ("float32", "bfloat16")
@@ -45,7 +45,7 @@ def _accuracies(experiment: Experiment, precision: str, seed: int) -> list[float
     tree = experiment.model_dump(mode="json")
     tree["seed"] = seed
     tree["inner"]["precision"] = precision
-    worker = TaskWorker(build_experiment(tree, source="bench"))
+    worker = TrajectoryWorker(build_experiment(tree, source="bench"))
     accuracies = []
     for task_id in range(experiment.data.num_test_tasks):
         spec = TaskSpec(0, task_id, task_id, "test", 0, purpose="evaluate", method="scratch")

@@ -1,127 +1,77 @@
-"""The tasks of an experiment: one for each alphabet, split into meta-training and held-out."""
+"""What every family of tasks offers, and which tasks make a meta-batch."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
+from algorithms.types import Task
 from pipeline.config import Experiment
-from pipeline.data import load_dataset
-from pipeline.data.alphabets import Alphabet, AlphabetSet
-from pipeline.errors import BadInputError
+from pipeline.learners import is_episodic
+from pipeline.messages import Split
 from pipeline.seeding import numpy_generator
-from pipeline.tasks.classification import ClassificationTask
-
-Split = Literal["train", "test"]
 
 
-class AlphabetFamily:
-    """Every task of an experiment, by split and number.
+class Source(Protocol):
+    """Where a family's examples come from, for the record."""
 
-    At all times:
-      - no alphabet is in both splits;
-      - which alphabets are held out depends on the seed and `num_test_tasks` alone;
-      - a task's characters and its training and held-out drawings depend on the root seed and
-        the alphabet alone, so a task means the same thing all through a run. The seed given to
-        `make` rules minibatches and augmentation.
-    """
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
 
-    def __init__(
-        self, experiment: Experiment, device: torch.device, dataset: AlphabetSet | None = None
-    ) -> None:
-        """Take `dataset`, or load the one that the experiment names.
 
-        BadInputError if it has too little for what the keys ask.
-        """
-        self.dataset = dataset or load_dataset(experiment.data.name)
-        self._experiment = experiment
-        self._device = device
-        alphabets = _usable_alphabets(experiment, self.dataset)
-        order = numpy_generator(experiment.seed, "alphabets").permutation(len(alphabets))
-        num_test = experiment.data.num_test_tasks
-        num_used = num_test + experiment.data.num_train_tasks
-        self._alphabets: dict[Split, tuple[Alphabet, ...]] = {
-            "test": tuple(alphabets[i] for i in order[:num_test]),
-            "train": tuple(alphabets[i] for i in order[num_test:num_used]),
-        }
+class TaskFamily(Protocol):
+    """Every task of an experiment, by split and number; no example is in two splits."""
+
+    @property
+    def dataset(self) -> Source:
+        """Return the data set that the tasks are drawn from."""
 
     def num_tasks(self, split: Split) -> int:
-        """Return how many tasks the split has."""
-        return len(self._alphabets[split])
+        """Return how many tasks the split has; 0 for one that is drawn from without end."""
 
     def task_name(self, split: Split, task_id: int) -> str:
-        """Return the name of the task's alphabet."""
-        return self._alphabets[split][task_id].name
+        """Return the name of a task."""
 
-    def make(self, split: Split, task_id: int, seed: int) -> ClassificationTask:
-        """Return the task with minibatches and augmentation drawn from `seed`."""
-        config = self._experiment.task
-        rows = self._draw_rows(self._alphabets[split][task_id])
-        num_train = config.num_train_drawings
-        return ClassificationTask(
-            self.dataset.images[rows[:, :num_train]],
-            self.dataset.images[rows[:, num_train:]],
-            seed=seed,
-            batch_size=config.batch_size,
-            augment=config.augment,
-            device=self._device,
-        )
+    def profile(self, split: Split) -> dict[str, Any]:
+        """Return what says which tasks these are."""
 
-    def _draw_rows(self, alphabet: Alphabet) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return image rows [W, training then held-out drawings] of the task's characters."""
-        config = self._experiment.task
-        generator = numpy_generator(self._experiment.seed, "characters", alphabet.name)
-        characters = generator.permutation(len(alphabet.characters))[: config.num_ways]
-        num_drawings = config.num_train_drawings + config.num_test_drawings
-        return np.stack(
-            [generator.permutation(alphabet.characters[i])[:num_drawings] for i in characters]
-        )
+    def make(self, split: Split, task_id: int, seed: int) -> Task:
+        """Return a task for an inner loop; its minibatches are drawn from `seed`."""
 
 
-def task_family(experiment: Experiment, device: torch.device) -> AlphabetFamily:
-    """Return the tasks that `experiment` describes, on `device`."""
-    return AlphabetFamily(experiment, device)
+def task_family(experiment: Experiment, device: torch.device) -> TaskFamily:
+    """Return the tasks that `experiment` describes, on `device`.
+
+    BadInputError if the data set is not there or has too little for what the keys ask.
+    """
+    if experiment.task.kind == "alphabets":
+        from pipeline.tasks.alphabets import AlphabetFamily
+
+        return AlphabetFamily(experiment, device)
+    from pipeline.tasks.episode_family import EpisodeFamily
+
+    return EpisodeFamily(experiment, device)
 
 
 def sample_meta_batch(experiment: Experiment, meta_step: int) -> list[int]:
     """Return the training task of each place in the meta-batch of outer step `meta_step`.
 
-    A function of the root seed and `meta_step`. No task comes twice before every task has come
-    once.
+    A function of the root seed and `meta_step`. No alphabet comes twice before every one has come
+    once. Episodes are drawn by their place: a place is an episode, or a group of them for a
+    learner of episodes.
     """
+    batch_size = experiment.meta.batch_size
+    if experiment.task.kind != "alphabets":
+        group = experiment.episodes.group if is_episodic(experiment) else 1
+        return list(range(batch_size // group))
     generator = numpy_generator(experiment.seed, "meta-batch", meta_step)
-    num_tasks, batch_size = experiment.data.num_train_tasks, experiment.meta.batch_size
+    num_tasks = experiment.data.num_train_tasks
     task_ids: list[int] = []
     while len(task_ids) < batch_size:
         task_ids += generator.permutation(num_tasks).tolist()
     return task_ids[:batch_size]
-
-
-def _usable_alphabets(experiment: Experiment, dataset: AlphabetSet) -> list[Alphabet]:
-    """Return the alphabets that can be tasks; BadInputError if they are too few."""
-    config = experiment.task
-    num_drawings = config.num_train_drawings + config.num_test_drawings
-    most_drawings = max(a.num_drawings for a in dataset.alphabets)
-    if num_drawings > most_drawings:
-        raise BadInputError(
-            f"task.num_train_drawings={config.num_train_drawings} and task.num_test_drawings="
-            f"{config.num_test_drawings}: {num_drawings} drawings a character; {dataset.name} has "
-            f"{most_drawings}"
-        )
-    most_ways = max(len(a.characters) for a in dataset.alphabets)
-    usable = [a for a in dataset.alphabets if len(a.characters) >= config.num_ways]
-    if not usable:
-        raise BadInputError(
-            f"task.num_ways={config.num_ways}: the largest alphabet of {dataset.name} has "
-            f"{most_ways} characters"
-        )
-    wanted = experiment.data.num_train_tasks + experiment.data.num_test_tasks
-    if wanted > len(usable):
-        raise BadInputError(
-            f"data.num_train_tasks={experiment.data.num_train_tasks} and data.num_test_tasks="
-            f"{experiment.data.num_test_tasks}: {wanted} alphabets; {dataset.name} has "
-            f"{len(usable)} with at least {config.num_ways} characters (task.num_ways)"
-        )
-    return usable

@@ -22,7 +22,7 @@ def test_block_is_convolution_pool_norm_relu(has_norm):
     images = random_images(4, 1, 28, 28)
 
     features = images
-    for block in net.blocks:
+    for block in net.encoder:
         features = conv2d(features, block.conv.weight, block.conv.bias, padding=1)
         features = max_pool2d(features, 2)
         if has_norm:

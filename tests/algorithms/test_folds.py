@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import META_LEARNERS
+from algorithms import TRAJECTORY_LEARNERS
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import ParameterVector
 from tests.fakes import Point, QuadraticTask, RegressionTask, small_network
 
-NAMES = sorted(META_LEARNERS)
+NAMES = sorted(TRAJECTORY_LEARNERS)
 
 
 def start_loop(name: str, optimizer: InnerOptimizer, seed: int = 1) -> InnerLoop:
     model = small_network(batch_norm=True)
     vector = ParameterVector(model, dtype=torch.float64)
-    fold = META_LEARNERS[name]().start(vector.values)
+    fold = TRAJECTORY_LEARNERS[name]().start(vector.values)
     return InnerLoop(model, vector, RegressionTask(3, seed), optimizer, fold)
 
 
@@ -38,10 +38,10 @@ def test_drained_in_pieces_is_the_whole(name):
 def test_state_restored_in_a_new_fold_goes_on_bitwise(name):
     generator = torch.Generator().manual_seed(0)
     points, grads = torch.randn(2, 7, 4, generator=generator)
-    fold = META_LEARNERS[name]().start(points[0])
+    fold = TRAJECTORY_LEARNERS[name]().start(points[0])
     for i in range(3):
         fold.observe(points[i].sum(), grads[i], points[i])
-    other = META_LEARNERS[name]().start(torch.zeros(4))
+    other = TRAJECTORY_LEARNERS[name]().start(torch.zeros(4))
     other.load_state_dict(copy.deepcopy(fold.state_dict()))
     answers = []
     for each in (fold, other):
@@ -54,7 +54,7 @@ def test_state_restored_in_a_new_fold_goes_on_bitwise(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_fold_returns_and_saves_shares_no_memory_with_the_loop(name):
     values, grads = torch.ones(3), torch.ones(3)
-    fold = META_LEARNERS[name]().start(values)
+    fold = TRAJECTORY_LEARNERS[name]().start(values)
     fold.observe(torch.tensor(1.0), grads, values)
     saved, drained = fold.state_dict(), fold.drain(values)
     kept = copy.deepcopy((saved, drained))
@@ -68,7 +68,7 @@ def test_what_a_fold_returns_and_saves_shares_no_memory_with_the_loop(name):
 def test_a_fold_copies_what_it_needs_of_the_live_buffers(name):
     points, grads = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
     live_point, live_grad, live_loss = torch.zeros(5), torch.zeros(5), torch.zeros(())
-    given_live, given_copies = (META_LEARNERS[name]().start(points[0]) for _ in range(2))
+    given_live, given_copies = (TRAJECTORY_LEARNERS[name]().start(points[0]) for _ in range(2))
     for point, grad in zip(points[:3], grads[:3], strict=True):
         live_point.copy_(point)
         live_grad.copy_(grad)
@@ -101,7 +101,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(name):
 def test_memory_is_a_few_vectors(name):
     size = 10_000
     before = live_tensor_bytes()
-    fold = META_LEARNERS[name]().start(torch.zeros(size))
+    fold = TRAJECTORY_LEARNERS[name]().start(torch.zeros(size))
     num_vectors = 3 if name == "leap" else 1
     assert live_tensor_bytes() - before <= num_vectors * size * 4 + 64
     assert fold.needs_final_loss == (name == "leap")
@@ -111,7 +111,7 @@ def test_memory_is_a_few_vectors(name):
 def test_displacement_on_a_quadratic_is_known_in_closed_form(name):
     start, task = torch.tensor([3.0, -1.0], dtype=torch.float64), QuadraticTask([0.5, 0.5])
     vector = ParameterVector(model := Point(start.tolist()), dtype=torch.float64)
-    fold = META_LEARNERS[name]().start(vector.values)
+    fold = TRAJECTORY_LEARNERS[name]().start(vector.values)
     loop = InnerLoop(model, vector, task, InnerOptimizer(lr=0.3), fold)
     loop.run(6)
     expected = start - task.position_after(start, 6, lr=0.3)
@@ -140,7 +140,7 @@ def test_fomaml_is_autograds_gradient_of_the_last_minibatch():
     expected = torch.cat([grad.flatten() for grad in query_grads])
 
     vector = ParameterVector(model, dtype=torch.float64)
-    fold = META_LEARNERS["fomaml"]().start(vector.values)
+    fold = TRAJECTORY_LEARNERS["fomaml"]().start(vector.values)
     loop = InnerLoop(model, vector, RegressionTask(3, seed=2), InnerOptimizer(lr=lr), fold)
     loop.run(num_steps)
     torch.testing.assert_close(loop.finish(), expected, rtol=1e-12, atol=1e-13)
@@ -159,7 +159,7 @@ def test_finetune_with_one_step_is_joint_sgd():
     start, total = vector.values.clone(), torch.zeros_like(vector.values)
     for task in tasks:
         vector.load(start)
-        fold = META_LEARNERS["finetune"]().start(vector.values)
+        fold = TRAJECTORY_LEARNERS["finetune"]().start(vector.values)
         loop = InnerLoop(model, vector, task, InnerOptimizer(lr=lr), fold)
         loop.run(1)
         total += loop.finish()
@@ -167,4 +167,4 @@ def test_finetune_with_one_step_is_joint_sgd():
 
 
 def test_only_finetuning_gives_each_task_a_head_of_its_own():
-    assert [name for name in NAMES if META_LEARNERS[name]().multi_head] == ["finetune"]
+    assert [name for name in NAMES if TRAJECTORY_LEARNERS[name]().multi_head] == ["finetune"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from algorithms import META_LEARNERS
+from algorithms import TRAJECTORY_LEARNERS
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import ParameterVector
 from tests.fakes import Point, QuadraticTask, RegressionTask, small_network
@@ -31,7 +31,7 @@ def make_loop(
 ) -> InnerLoop:
     model = small_network(batch_norm)
     vector = ParameterVector(model, dtype=dtype)
-    fold = None if learner is None else META_LEARNERS[learner]().start(vector.values)
+    fold = None if learner is None else TRAJECTORY_LEARNERS[learner]().start(vector.values)
     return InnerLoop(model, vector, RegressionTask(3, 1), optimizer, fold, precision)
 
 
@@ -66,7 +66,7 @@ def flatten(model: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("learner", sorted(META_LEARNERS))
+@pytest.mark.parametrize("learner", sorted(TRAJECTORY_LEARNERS))
 def test_resumed_in_mid_task_goes_on_bitwise(name, learner):
     settings = OPTIMIZERS[name][0]
     whole = make_loop(settings, learner, torch.float32)
@@ -103,7 +103,7 @@ def test_segment_lengths_do_not_change_the_training():
     assert torch.equal(pieces.finish(), whole.finish())
 
 
-@pytest.mark.parametrize("learner", [None, *sorted(META_LEARNERS)])
+@pytest.mark.parametrize("learner", [None, *sorted(TRAJECTORY_LEARNERS)])
 def test_the_fold_leaves_no_trace_in_the_adapted_model(learner):
     watched, alone = make_loop(InnerOptimizer(), learner), make_loop(InnerOptimizer())
     watched.run(5)
@@ -117,7 +117,7 @@ def test_the_fold_leaves_no_trace_in_the_adapted_model(learner):
 
 def test_final_loss_is_taken_on_the_minibatch_of_the_next_step():
     vector = ParameterVector(model := Point([1.0]), dtype=torch.float64)
-    fold = META_LEARNERS["leap"]().start(vector.values)
+    fold = TRAJECTORY_LEARNERS["leap"]().start(vector.values)
     loop = InnerLoop(model, vector, task := QuadraticTask([0.0]), InnerOptimizer(), fold)
     loop.run(3)
     loop.finish()
@@ -133,7 +133,7 @@ def test_error_is_nan_where_the_task_reports_none():
 
 def test_divergence_is_recorded_and_not_hidden():
     vector = ParameterVector(model := Point([1.0]))
-    fold = META_LEARNERS["leap"]().start(vector.values)
+    fold = TRAJECTORY_LEARNERS["leap"]().start(vector.values)
     task = QuadraticTask([0.0], curvature=1e30)
     loop = InnerLoop(model, vector, task, InnerOptimizer(), fold)
     records = loop.run(4)

@@ -59,7 +59,7 @@ def test_another_module_bound_to_the_vector_takes_its_values():
     vector.bind(other)
     other_values = torch.cat([p.detach().flatten() for p in other.parameters()])
     assert torch.equal(other_values, vector.values)
-    assert other.blocks[0].norm.running_mean.dtype is torch.float32
+    assert other.encoder[0].norm.running_mean.dtype is torch.float32
     other(torch.rand(2, 1, 8, 8)).sum().backward()
     assert vector.grads.abs().sum() > 0
 
@@ -100,7 +100,7 @@ def test_head_offset_is_where_the_output_layer_begins():
     with pytest.raises(ValueError, match=r"no parameter's name begins with 'policy\.'"):
         vector.head_offset("policy.")
     with pytest.raises(ValueError, match="must come last"):
-        vector.head_offset("blocks.0.")
+        vector.head_offset("encoder.0.")
 
 
 def test_unbound_is_noticed():
@@ -144,7 +144,7 @@ def test_buffers_restored_are_those_captured():
     captured = capture_buffers(model)
     kept = copy.deepcopy(captured)
     model(torch.rand(4, 1, 8, 8) + 3)
-    assert not torch.equal(model.blocks[0].norm.running_mean, kept["blocks.0.norm.running_mean"])
+    assert not torch.equal(model.encoder[0].norm.running_mean, kept["encoder.0.norm.running_mean"])
     restore_buffers(model, captured)
     torch.testing.assert_close(dict(model.named_buffers()), kept, rtol=0, atol=0)
     with pytest.raises(KeyError):

@@ -42,7 +42,7 @@ class FakeBackend:
             task[1] = 1
             self.tasks.appendleft(task)
         rows = pa.RecordBatch.from_pylist([{"loss": 0.0}])
-        return [Segment(spec, number, number == 1, True, rows, (), {})]
+        return [Segment(spec, number, number == 1, True, "task", rows, (), {})]
 
 
 def specs(count: int) -> list[TaskSpec]:

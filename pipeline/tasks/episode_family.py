@@ -1,0 +1,74 @@
+"""Episodes as tasks: drawn without end to train on, a fixed list to be held out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from algorithms.types import Episode
+from pipeline.config import Experiment
+from pipeline.messages import Split
+from pipeline.seeding import derive_seed
+from pipeline.tasks.episode_task import EpisodeTask
+from pipeline.tasks.episodes import make_sampler
+from pipeline.tasks.family import Source
+
+
+class EpisodeFamily:
+    """Every episode of an experiment.
+
+    At all times an episode is a function of the root seed and of its place alone: outer step and
+    place in the meta-batch for meta-training, its number for validation and test. So every
+    method, at every outer step, answers the same held-out episodes.
+    """
+
+    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+        """Load the data; BadInputError if it has too little for what the keys ask."""
+        self._experiment = experiment
+        self._sampler = make_sampler(experiment, device)
+
+    @property
+    def dataset(self) -> Source:
+        """Return the data set that the episodes are drawn from."""
+        return self._sampler.source
+
+    def num_tasks(self, split: Split) -> int:
+        """Return the number of held-out episodes; 0 for meta-training, which has no end."""
+        config = self._experiment.episodes
+        return {"train": 0, "val": config.num_val, "test": config.num_test}[split]
+
+    def task_name(self, split: Split, task_id: int) -> str:
+        """Return the name of an episode."""
+        return f"episode-{task_id:06d}"
+
+    def profile(self, split: Split) -> dict[str, Any]:
+        """Return what says which episodes these are."""
+        return self._sampler.profile(split) | {"episodes": self.num_tasks(split) or "without end"}
+
+    def group(self, meta_step: int, index: int) -> list[Episode]:
+        """Return the meta-training episodes of place `index` in the meta-batch of `meta_step`."""
+        size = self._experiment.episodes.group
+        places = range(index * size, (index + 1) * size)
+        return self._sampler.draw("train", [self._seed("train", meta_step, i) for i in places])
+
+    def episode(self, split: Split, number: int) -> Episode:
+        """Return the held-out episode `number`; of meta-training, one that no step trains on."""
+        return self._sampler.draw(split, [self._seed(split, -1, number)])[0]
+
+    def make(self, split: Split, task_id: int, seed: int) -> EpisodeTask:
+        """Return an episode for an inner loop; in meta-training `seed` draws the episode too."""
+        if split == "train":
+            episode = self._sampler.draw("train", [derive_seed(seed, "episode")])[0]
+        else:
+            episode = self.episode(split, task_id)
+        config = self._experiment
+        return EpisodeTask(
+            episode,
+            seed=seed,
+            batch_size=config.task.batch_size,
+            transductive=config.evaluation.transductive,
+        )
+
+    def _seed(self, split: Split, meta_step: int, number: int) -> int:
+        return derive_seed(self._experiment.seed, "episodes", split, meta_step, number)
