@@ -24,6 +24,7 @@ COLUMNS = (
     ("loss", "loss ↓", 1, False),
 )
 FIGURE = re.compile(r"-|\d[\d,.]*")
+CAPTION_WIDTH = 60
 INDENT, BETWEEN = 2, " · "  # of cells that are listed
 COLUMN_FRAME = 3  # an edge and a space on both sides of the text
 
@@ -34,7 +35,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     A metric that no method has, such as the AUC where there are no curves, has no column.
     """
     protocol, summary = evaluation.protocol, evaluation.summary()
-    title = f"Meta-test: {protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
+    title = f"Meta-test: {_protocol_words(protocol)}"
     columns = [column for column in COLUMNS if any(column[0] in m for m in summary.values())]
     caption = _caption(evaluation, has_area=columns[:1] == [COLUMNS[0]])
     table = Table(
@@ -57,6 +58,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def training_table(comparison: Comparison) -> RenderableType:
     """Return a row per method: how long, and on how many tasks, each of its runs was trained."""
+    of_episodes = any(one.num_episodes is not None for one in comparison.training.values())
     rows = [
         (
             method,
@@ -69,6 +71,18 @@ def training_table(comparison: Comparison) -> RenderableType:
         for method, one in comparison.training.items()
     ]
     columns = ("method", "outer steps", "inner steps", "training tasks", "seeds")
+    if of_episodes:
+        columns = ("method", "outer steps", "episodes", "transductive", "seeds")
+        answers = {None: "-", True: "yes", False: "no"}
+        rows = [
+            (
+                method,
+                *("-" if n is None else f"{n:,}" for n in (one.outer_steps, one.num_episodes)),
+                answers[one.transductive],
+                ", ".join(map(str, sorted(one.seeds))),
+            )
+            for method, one in comparison.training.items()
+        ]
     return rows_table("Meta-training, for each seed", columns, rows)
 
 
@@ -158,6 +172,34 @@ def _best(summary: Summary, metric: str, more: bool) -> float | None:
     return (max if more else min)(finite) if len(finite) > 1 else None
 
 
+def _protocol_words(protocol: dict[str, Any]) -> str:
+    """Return what was tested on."""
+    kind = protocol.get("task.kind", "alphabets")
+    if kind == "alphabets":
+        return f"{protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
+    shots = f"{protocol['episodes.num_shots']}-shot"
+    if kind == "sinusoids":
+        return f"sinusoids, {shots}"
+    return f"{protocol['data.name']}, {protocol['episodes.num_ways']}-way {shots}"
+
+
+def _episode_words(evaluation: Evaluation) -> str:
+    """Return what else a figure on episodes depends on; nothing for alphabets."""
+    protocol, learner = evaluation.protocol, evaluation.learner
+    if protocol.get("task.kind", "alphabets") == "alphabets":
+        return ""
+    words = [f"{protocol['episodes.num_queries']} queries a class"]
+    if protocol["task.kind"] == "episodes":
+        rotated = ", rotated ones too" if protocol["episodes.rotations"] else ""
+        words.append(f"classes: split {protocol['episodes.split']}{rotated}")
+    if "transductive" in learner:
+        answered = "together (transductive)" if learner["transductive"] else "one by one"
+        augmented = "augmented" if learner["episodes.augment"] else "not augmented"
+        words += [f"answered {answered}", f"training images {augmented}"]
+        words.append(f"of outer step {learner['meta.num_steps']:,}")
+    return "\n".join(packed(words, CAPTION_WIDTH)) + ".\n"
+
+
 def _caption(evaluation: Evaluation, has_area: bool) -> str:
     area = "AUC: area under the error curve, its mean over the steps.\n"
     if len({curve.seed for curve in evaluation.curves}) == 1:
@@ -167,4 +209,5 @@ def _caption(evaluation: Evaluation, has_area: bool) -> str:
             "±: 95 % interval over (task, seed) pairs as if independent,\n"
             "though a task under two seeds is still the same task."
         )
-    return f"{area if has_area else ''}{interval}\n↓: lower is better. *: the best."
+    before = _episode_words(evaluation) + (area if has_area else "")
+    return f"{before}{interval}\n↓: lower is better. *: the best."

@@ -24,6 +24,8 @@ class Training:
     num_tasks: int | None  # to meta-train on
     seeds: tuple[int, ...]
     run_ids: tuple[str, ...]  # none: a baseline, which is not meta-trained
+    num_episodes: int | None = None  # that it was meta-trained on, where tasks are episodes
+    transductive: bool | None = None  # whether it answers the queries of an episode together
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Comparison:
         trained = {name: one for name, one in self.training.items() if one.run_ids}
         lines = [
             _difference("Budgets differ: meta-trained for", trained, _budget),
+            _difference("Queries are answered", trained, _answering),
             _difference("Meta-training tasks differ: trained on", trained, _num_tasks),
             _difference(
                 "Seeds differ, and with them the held-out tasks: tested under", trained, _seeds
@@ -115,13 +118,19 @@ def _same_method(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
 
 
 def _baselines(evaluations: Sequence[Evaluation]) -> dict[tuple[str, int], list[TaskCurve]]:
-    """Return the curves of each baseline under each seed."""
+    """Return the curves of each baseline under each seed.
+
+    On alphabets a baseline is the same network for all; untrained learners of episodes are as many
+    as there are learners.
+    """
     kept: dict[tuple[str, int], list[TaskCurve]] = {}
     for evaluation in evaluations:
         for method in evaluation.methods:
             if method != evaluation.method:
-                curves = _stamped(evaluation, method, method)
-                kept.setdefault((method, evaluation.seed), curves)
+                is_shared = evaluation.protocol.get("task.kind", "alphabets") == "alphabets"
+                label = method if is_shared else f"{method} ({evaluation.method})"
+                curves = _stamped(evaluation, method, label)
+                kept.setdefault((label, evaluation.seed), curves)
     return kept
 
 
@@ -137,10 +146,18 @@ def _training(group: Sequence[Evaluation]) -> Training:
     return Training(
         outer_steps=learner.get("meta.num_steps"),
         inner_steps=math.prod(known) if len(known) == len(factors) else None,
-        num_tasks=learner.get("data.num_train_tasks"),
+        num_tasks=None if "transductive" in learner else learner.get("data.num_train_tasks"),
         seeds=tuple(one.seed for one in group),
         run_ids=tuple(one.run_id for one in group),
+        num_episodes=_num_episodes(learner),
+        transductive=learner.get("transductive"),
     )
+
+
+def _num_episodes(learner: dict[str, Any]) -> int | None:
+    if "transductive" not in learner:
+        return None
+    return int(learner["meta.num_steps"] * learner["meta.batch_size"])
 
 
 def _difference(
@@ -156,7 +173,13 @@ def _difference(
 
 
 def _budget(one: Training) -> str:
+    if one.num_episodes is not None:
+        return f"{_count(one.outer_steps)} outer steps, {_count(one.num_episodes)} episodes"
     return f"{_count(one.outer_steps)} outer and {_count(one.inner_steps)} inner steps"
+
+
+def _answering(one: Training) -> str:
+    return "together (transductive)" if one.transductive else "one by one"
 
 
 def _num_tasks(one: Training) -> str:

@@ -27,6 +27,7 @@ from algorithms.scoring import area_under_curve, confidence_interval_95
 from pipeline.config import field_rows
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
+from pipeline.learners import is_transductive
 from pipeline.runs import json_text
 
 if TYPE_CHECKING:
@@ -230,13 +231,15 @@ def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
     keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
     sections: tuple[str, ...] = LEARNER_SECTIONS
     if experiment.task.kind != "alphabets":
-        keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps", "evaluation.transductive")
+        keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps")
         sections += ("model.", "inner.")
     settings = {
         key: value
         for key, value, _ in field_rows(experiment)
         if key in keys or key.startswith(sections)
     }
+    if experiment.task.kind != "alphabets":
+        settings["transductive"] = is_transductive(experiment)
     # What was done, not what was planned: a run that has not ended can be meta-tested too.
     return settings | {"meta.num_steps": outer_steps}
 

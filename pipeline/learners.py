@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 
 from algorithms import EPISODE_LEARNERS, TRAJECTORY_LEARNERS, EpisodeLearner
 from algorithms.types import Encoder, TrajectoryLearner
@@ -23,3 +24,12 @@ def episode_learner(experiment: Experiment, encoder: Encoder, num_outputs: int) 
     """Return the meta-learner of episodes around `encoder`, with `num_outputs` ways or targets."""
     make: Callable[..., EpisodeLearner] = EPISODE_LEARNERS[experiment.algorithm.name]
     return make(encoder, num_outputs, **experiment.algorithm.options)
+
+
+def is_transductive(experiment: Experiment) -> bool:
+    """Return whether the queries of an episode are answered together."""
+    if not is_episodic(experiment):
+        return experiment.evaluation.transductive
+    options = experiment.algorithm.options
+    parameter = signature(EPISODE_LEARNERS[experiment.algorithm.name]).parameters["transductive"]
+    return bool(options.get("transductive", parameter.default))

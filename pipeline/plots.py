@@ -25,6 +25,7 @@ LINES = ("-", "--", "-.", ":")  # so that methods differ in grey as well
 SMOOTHING = 20  # the window is this fraction of the curve
 MIN_SMOOTHED_STEPS = 40
 DOTS_PER_INCH = 130
+MAX_DOTS = 100  # tasks that are drawn one by one
 LABEL_WIDTH = 24  # characters of a method's name beside its bar
 FORMATS = ("png", "pdf", "svg")
 # Metrics that the second panel can show, the first that there is: factor for display, label.
@@ -140,11 +141,15 @@ def _draw_held_out(axes: Axes, evaluation: Evaluation, metric: str) -> None:
         mean, half = factor * figures["mean"], factor * figures["ci95"]
         tasks = per_task(evaluation.of_method(method)).values()
         values = [factor * np.mean([c.metrics[metric] for c in repeats]) for repeats in tasks]
-        spread = place + np.linspace(-0.15, 0.15, len(values))
         axes.barh(place, mean, 0.6, color=colour, alpha=0.25)
-        axes.plot(values, spread, ".", color=colour, alpha=0.7, ms=5)
+        if len(values) > MAX_DOTS:
+            axes.plot(np.quantile(values, (0.05, 0.95)), (place, place), color=colour, lw=1)
+        else:
+            spread = place + np.linspace(-0.15, 0.15, len(values))
+            axes.plot(values, spread, ".", color=colour, alpha=0.7, ms=5)
         axes.errorbar(mean, place, xerr=half, fmt="|", color=colour, capsize=6, lw=2, ms=14)
-    num_ways = evaluation.protocol.get("task.num_ways")
+    protocol = evaluation.protocol
+    num_ways = protocol.get("task.num_ways") or protocol.get("episodes.num_ways")
     if metric == "accuracy" and num_ways:
         axes.axvline(100 / num_ways, color="grey", ls=":", lw=1.5)
         axes.text(100 / num_ways, -0.5, f" chance: 1 of {num_ways}", va="center", fontsize="small")
@@ -154,7 +159,9 @@ def _draw_held_out(axes: Axes, evaluation: Evaluation, metric: str) -> None:
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", alpha=0.25)
-    title = f"dots: tasks; whiskers:\n{_interval(evaluation, methods)}"
+    most = max(len(per_task(evaluation.of_method(method))) for method in methods)
+    tasks_are = "thin lines: 5 to 95 % of the tasks" if most > MAX_DOTS else "dots: tasks"
+    title = f"{tasks_are}; whiskers:\n{_interval(evaluation, methods)}"
     axes.set_title(title, loc="right", fontsize="small")  # so that its room is the names' too
 
 
