@@ -110,10 +110,7 @@ def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = N
     Raises:
         ValueError: names `support_x` or `support_y`, and what was expected of it.
     """
-    if support_x.ndim < 2 or len(support_x) == 0:
-        raise ValueError(f"support_x: expected examples [S, …], got shape {_shape(support_x)}")
-    if not torch.isfinite(support_x).all():
-        raise ValueError("support_x: has values that are not finite (NaN or infinite)")
+    _check_examples(support_x)
     if support_y.shape != (len(support_x),):
         raise ValueError(
             f"support_y: expected {len(support_x)} labels, one for each example, got shape "
@@ -135,6 +132,31 @@ def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = N
             f"{expected} classes needs one at least"
         )
     return expected
+
+
+def check_targets(support_x: Tensor, support_y: Tensor, num_targets: int) -> None:
+    """Refuse a regression's support set from outside that cannot be learned from.
+
+    Raises:
+        ValueError: names `support_x` or `support_y`, and what was expected of it.
+    """
+    _check_examples(support_x)
+    expected = (len(support_x), num_targets)
+    if support_y.shape != expected:
+        raise ValueError(
+            f"support_y: expected targets {list(expected)}, got shape {_shape(support_y)}"
+        )
+    if not support_y.is_floating_point():
+        raise ValueError(f"support_y: expected floating-point targets, got {support_y.dtype}")
+    if not torch.isfinite(support_y).all():
+        raise ValueError("support_y: has values that are not finite (NaN or infinite)")
+
+
+def _check_examples(support_x: Tensor) -> None:
+    if support_x.ndim < 2 or len(support_x) == 0:
+        raise ValueError(f"support_x: expected examples [S, …], got shape {_shape(support_x)}")
+    if not torch.isfinite(support_x).all():
+        raise ValueError("support_x: has values that are not finite (NaN or infinite)")
 
 
 def _shape(tensor: Tensor) -> str:
