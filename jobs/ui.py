@@ -33,6 +33,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for what we do not use
 }
+HEARD = {"MLFLOW_LOGGING_LEVEL": "ERROR"}  # its last words are in its log
 
 
 def serve(console: Console, host: str, port: int) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.leash", *command],
-        env={**QUIET, **os.environ},
+        env={**QUIET, **os.environ, **HEARD},
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,

@@ -136,6 +136,8 @@ def test_ctrl_c_ends_the_wait_for_a_server_that_never_answers(tmp_path):
             f"http://127.0.0.1:{silent.getsockname()[1]}", "silent", run_folder(tmp_path)
         )
         log_steps(tracker, range(5))
+        # What starts the tests in the background may have had SIGINT ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         ctrl_c = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT])
         ctrl_c.start()
         start = time.monotonic()
@@ -143,6 +145,8 @@ def test_ctrl_c_ends_the_wait_for_a_server_that_never_answers(tmp_path):
             undelivered = tracker.finish("KILLED", timeout_s=15)
         except KeyboardInterrupt:
             pytest.fail("it goes on out of finish")
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert undelivered == 6
         assert time.monotonic() - start < 10
 
