@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from algorithms.baselines import Finetune
+from algorithms.episodic.classifier import Classifier
+from algorithms.episodic.conditional_process import ConditionalClassifier, ConditionalRegressor
 from algorithms.episodic.learner import EpisodeLearner
+from algorithms.episodic.memory import MemoryNetwork
+from algorithms.episodic.sib import SIB
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
 from algorithms.trajectory.fomaml import FOMAML
@@ -20,7 +24,13 @@ TRAJECTORY_LEARNERS: dict[str, Callable[..., TrajectoryLearner]] = {
     "fomaml": FOMAML,
     "finetune": Finetune,
 }
-EPISODE_LEARNERS: dict[str, type[EpisodeLearner]] = {}
+EPISODE_LEARNERS: dict[str, type[EpisodeLearner]] = {
+    "classifier": Classifier,
+    "conditional_process": ConditionalClassifier,
+    "conditional_process_regression": ConditionalRegressor,
+    "memory": MemoryNetwork,
+    "sib": SIB,
+}
 META_LEARNERS: dict[str, Callable[..., TrajectoryLearner] | type[EpisodeLearner]] = {
     **TRAJECTORY_LEARNERS,
     **EPISODE_LEARNERS,

@@ -135,8 +135,8 @@ class ParameterVector:
     def _places(self, module: nn.Module) -> list[tuple[nn.Parameter, int]]:
         """Return each parameter with its offset in bytes; an empty one has no address."""
         width = self.values.element_size()
-        pairs = zip(module.parameters(), self.layout, strict=True)
-        return [(p, slot.offset * width) for p, slot in pairs if p.numel()]
+        pairs = zip(learned_parameters(module), self.layout, strict=True)
+        return [(p, slot.offset * width) for (_, p), slot in pairs if p.numel()]
 
     def _holds(self, places: list[tuple[nn.Parameter, int]]) -> bool:
         # By addresses alone: this is done in every inner step.

@@ -135,7 +135,7 @@ class TestEveryLearner:
             loss = learner.episode_loss(episode).loss
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
 
     def test_a_bad_option_is_named(self, name, kind):

@@ -1,0 +1,161 @@
+"""Conditional neural processes: a support set becomes one vector, which a decoder is given.
+
+Garnelo et al. (2018), "Conditional Neural Processes", arXiv:1807.01613: model in section 2.2
+(eqs. 1 to 4), regression in 4.1, Omniglot in 4.3. Spread and widths are those of the authors'
+notebook.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, softplus
+
+from algorithms.episodic.class_means import class_means
+from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, check_targets
+from algorithms.types import Encoder, Episode, EpisodeResult
+
+
+class ConditionalProcess(EpisodeLearner):
+    """What regression and classification share; `encoder` maps inputs to features e(x).
+
+    Points of the support set are mapped by h and averaged into a representation r (eqs. 1, 2);
+    g(e(x), r) gives the law of the target at x (eq. 3). The loss is the mean negative
+    log-likelihood of every target of the episode, those of the support set included (eq. 4).
+    Both h and g are perceptrons of `representation_size` units a layer.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_outputs: int,
+        *,
+        representation_size: int = 128,
+        transductive: bool = False,
+    ) -> None:
+        """Build h and g.
+
+        Args:
+            encoder: Its features are flattened.
+            num_outputs: N ways, or D targets.
+            representation_size: Numbers in the representation of a point.
+            transductive: Whether batch-norm uses the statistics of the queries.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        super().__init__(encoder, num_outputs, transductive)
+        if representation_size < 1:
+            raise ValueError(f"representation_size: expected 1 or more, got {representation_size}")
+        num_features = torch.Size(encoder.feature_shape).numel()
+        width, (from_targets, num_representations, law) = representation_size, self._sizes()
+        self.point = _perceptron(num_features + from_targets, width, width, width)
+        self.decoder = _perceptron(num_features + num_representations * width, width, width, law)
+
+    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+        """Keep the representation of a support set; queries are answered from it alone."""
+        if not self.training:
+            self._check(support_x, support_y)
+        representation = self._represent(self.encode(support_x).flatten(1), support_y)
+        return lambda query_x: self._answer(
+            self._decode(self.encode(query_x).flatten(1), representation)
+        )
+
+    def episode_loss(self, episode: Episode) -> EpisodeResult:
+        """Return the mean negative log-likelihood of all targets of the episode."""
+        support = self.encode(episode.support_x).flatten(1)
+        features = torch.cat([support, self.encode(episode.query_x).flatten(1)])
+        law = self._decode(features, self._represent(support, episode.support_y))
+        targets = torch.cat([episode.support_y, episode.query_y])
+        return EpisodeResult(self._surprise(law, targets), self._answer(law[len(support) :]))
+
+    def _decode(self, features: Tensor, representation: Tensor) -> Tensor:
+        """Return g(e(x), r) for each of `features` [B, F]."""
+        given = representation.expand(len(features), -1)
+        law: Tensor = self.decoder(torch.cat([features, given], dim=1))
+        return law
+
+    @abstractmethod
+    def _sizes(self) -> tuple[int, int, int]:
+        """Return how many numbers h sees of a target, how many means r holds, and g's outputs."""
+
+    @abstractmethod
+    def _check(self, support_x: Tensor, support_y: Tensor) -> None:
+        """Raise ValueError for a support set that cannot be learned from."""
+
+    @abstractmethod
+    def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return r, one vector, of a support set's features [S, F] and targets."""
+
+    @abstractmethod
+    def _surprise(self, law: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over points of −log p(target) (shape [])."""
+
+    @abstractmethod
+    def _answer(self, law: Tensor) -> Tensor:
+        """Return predictions [Q, N or D]."""
+
+
+class ConditionalRegressor(ConditionalProcess):
+    """A law of D independent Gaussians: g gives μ and ω, and σ = 0.1 + 0.9 softplus(ω).
+
+    h sees a point's features and target. Predictions are the means μ.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"regression"})
+
+    def _sizes(self) -> tuple[int, int, int]:
+        return self.num_outputs, 1, 2 * self.num_outputs
+
+    def _check(self, support_x: Tensor, support_y: Tensor) -> None:
+        check_targets(support_x, support_y, self.num_outputs)
+
+    def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
+        points: Tensor = self.point(torch.cat([features, targets], dim=1))
+        return points.mean(dim=0)
+
+    def _surprise(self, law: Tensor, targets: Tensor) -> Tensor:
+        mean, spread = law.chunk(2, dim=1)
+        deviation = 0.1 + 0.9 * softplus(spread)
+        errors = ((targets - mean) / deviation).square()
+        return (0.5 * (errors + math.log(2 * math.pi)) + deviation.log()).sum(dim=1).mean()
+
+    def _answer(self, law: Tensor) -> Tensor:
+        return law[:, : self.num_outputs]
+
+
+class ConditionalClassifier(ConditionalProcess):
+    """Points are averaged class by class, and r is the N class means in the order of labels.
+
+    h sees a point's features: its label says only which mean it enters. g gives the scores.
+    """
+
+    relabels = False
+
+    def _sizes(self) -> tuple[int, int, int]:
+        return 0, self.num_outputs, self.num_outputs
+
+    def _check(self, support_x: Tensor, support_y: Tensor) -> None:
+        check_support(support_x, support_y, self.num_outputs)
+
+    def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
+        return class_means(self.point(features), targets, self.num_outputs).flatten()
+
+    def _surprise(self, law: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(law, targets)
+
+    def _answer(self, law: Tensor) -> Tensor:
+        return law
+
+
+def _perceptron(*sizes: int) -> nn.Sequential:
+    """Return linear layers of these sizes with a ReLU between two."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
