@@ -12,22 +12,31 @@ class ConvBlock(nn.Module):
     """Convolution 3×3, batch-norm, ReLU and max-pool 2: halves height and width.
 
     Pooling comes before the batch-norm (`pool_first`, a fourth of the work, the statistics are
-    of what passes on) or after the ReLU, as few-shot papers draw the block.
+    of what passes on) or after the ReLU, as few-shot papers draw the block; or not at all
+    (`pooled` is false), and height and width stay.
     """
 
     def __init__(
-        self, in_channels: int, num_filters: int, batch_norm: bool, pool_first: bool = True
+        self,
+        in_channels: int,
+        num_filters: int,
+        batch_norm: bool,
+        pool_first: bool = True,
+        pooled: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, num_filters, kernel_size=3, padding=1)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = nn.MaxPool2d(2) if pooled else nn.Identity()
         self.norm = nn.BatchNorm2d(num_filters) if batch_norm else nn.Identity()
         self.relu = nn.ReLU()
         self.pool_first = pool_first
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `images` [B, C, H, W] to features [B, num_filters, H // 2, W // 2]."""
-        features: Tensor = self.conv(images)
+        return self.finish(self.conv(images))
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Do what follows the convolution, whose result is `features` [B, num_filters, H, W]."""
         if self.pool_first:
             features = self.relu(self.norm(self.pool(features)))
         else:
@@ -49,9 +58,11 @@ class ConvEncoder(nn.Sequential, Encoder):
         num_blocks: Blocks; each halves height and width, rounding down.
         batch_norm: Whether the blocks normalise over the minibatch.
         pool_first: Whether a block pools before it normalises.
+        num_pooled_blocks: How many of the blocks pool, the first ones; by default all. Relation
+            networks (arXiv:1711.06025) leave pooling out of the last two of four.
 
     Raises:
-        ValueError: The image is too small for `num_blocks` halvings.
+        ValueError: The image is too small for that many halvings, or there are not so many blocks.
     """
 
     def __init__(
@@ -62,8 +73,12 @@ class ConvEncoder(nn.Sequential, Encoder):
         num_blocks: int = 4,
         batch_norm: bool = True,
         pool_first: bool = True,
+        num_pooled_blocks: int | None = None,
     ) -> None:
-        size = image_size >> num_blocks
+        num_pooled = num_blocks if num_pooled_blocks is None else num_pooled_blocks
+        if not 0 <= num_pooled <= num_blocks:
+            raise ValueError(f"num_pooled_blocks={num_pooled}: expected 0 to {num_blocks}")
+        size = image_size >> num_pooled
         if size < 1:
             raise ValueError(
                 f"num_blocks={num_blocks}: each block halves the image, and {image_size} pixels "
@@ -72,7 +87,7 @@ class ConvEncoder(nn.Sequential, Encoder):
         channels = [in_channels] + [num_filters] * num_blocks
         super().__init__(
             *(
-                ConvBlock(channels[i], num_filters, batch_norm, pool_first)
+                ConvBlock(channels[i], num_filters, batch_norm, pool_first, pooled=i < num_pooled)
                 for i in range(num_blocks)
             )
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import batch_norm, conv2d, linear, max_pool2d, relu
 
-from algorithms.models.conv import ConvNet
+from algorithms.models.conv import ConvEncoder, ConvNet
 
 
 def random_net(**options):
@@ -92,3 +92,17 @@ def test_bfloat16_is_close_to_float32():
     assert half.dtype is torch.bfloat16
     full = net(images)
     assert (half.float() - full).norm() < 0.05 * full.norm()
+
+
+@pytest.mark.parametrize(("pooled", "side"), [(None, 1), (4, 1), (2, 7), (0, 28)])
+def test_only_the_first_blocks_pool(pooled, side):
+    encoder = ConvEncoder(num_filters=3, num_pooled_blocks=pooled)
+
+    assert encoder.feature_shape == (3, side, side)
+    assert encoder(torch.rand(2, 1, 28, 28)).shape == (2, 3, side, side)
+
+
+@pytest.mark.parametrize("pooled", [-1, 5])
+def test_more_pooled_blocks_than_blocks_are_refused(pooled):
+    with pytest.raises(ValueError, match=rf"num_pooled_blocks={pooled}: expected 0 to 4"):
+        ConvEncoder(num_pooled_blocks=pooled)
