@@ -8,7 +8,11 @@ from algorithms.baselines import Finetune
 from algorithms.episodic.classifier import Classifier
 from algorithms.episodic.conditional_process import ConditionalClassifier, ConditionalRegressor
 from algorithms.episodic.learner import EpisodeLearner
+from algorithms.episodic.matching import MatchingNetwork
 from algorithms.episodic.memory import MemoryNetwork
+from algorithms.episodic.prototypical import PrototypicalNetwork
+from algorithms.episodic.relation import RelationNetwork
+from algorithms.episodic.siamese import SiameseNetwork
 from algorithms.episodic.sib import SIB
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
@@ -28,7 +32,11 @@ EPISODE_LEARNERS: dict[str, type[EpisodeLearner]] = {
     "classifier": Classifier,
     "conditional_process": ConditionalClassifier,
     "conditional_process_regression": ConditionalRegressor,
+    "matching": MatchingNetwork,
     "memory": MemoryNetwork,
+    "prototypical": PrototypicalNetwork,
+    "relation": RelationNetwork,
+    "siamese": SiameseNetwork,
     "sib": SIB,
 }
 META_LEARNERS: dict[str, Callable[..., TrajectoryLearner] | type[EpisodeLearner]] = {

@@ -35,12 +35,17 @@ class EpisodeLearner(nn.Module, ABC):
         ordered: whether the order of the support set changes the answers.
         relabels: whether exchanging two classes' labels exchanges their scores, and no more.
         kinds: the kinds of episodes that it can learn.
+        wants_pretrained: whether its encoder was trained before and stays as it is.
+        joint: whether meta-training draws minibatches of all meta-training classes at once, with
+            labels that last, in place of episodes; `num_outputs` is then how many there are.
     """
 
     any_way: ClassVar[bool] = False
-    ordered: ClassVar[bool] = False
+    ordered: bool = False
     relabels: ClassVar[bool] = True
     kinds: ClassVar[frozenset[str]] = frozenset({"classification"})
+    wants_pretrained: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder, num_outputs: int, transductive: bool) -> None:
         super().__init__()
