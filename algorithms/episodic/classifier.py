@@ -32,6 +32,7 @@ class Classifier(EpisodeLearner):
     """
 
     any_way = True
+    joint = True
 
     def __init__(
         self,
@@ -128,22 +129,26 @@ def fit_logistic_regression(
 ) -> tuple[Tensor, Tensor]:
     """Return W [N, F] and b [N] that minimise Σ_i −log p(y_i | f_i) + penalty/2 ‖W‖².
 
-    The problem is convex; L-BFGS from zero solves it. The answer carries no gradient of
-    `features` [S, F].
+    The problem is convex; L-BFGS from zero solves it, in float64. The answer carries no
+    gradient of `features` [S, F].
     """
-    features = features.detach()
-    weight = features.new_zeros(num_ways, features.shape[1], requires_grad=True)
-    bias = features.new_zeros(num_ways, requires_grad=True)
+    points = features.detach().double()
+    weight = points.new_zeros(num_ways, points.shape[1], requires_grad=True)
+    bias = points.new_zeros(num_ways, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=200,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-16,  # the default stops at gradients of 1e-5
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = cross_entropy(linear(features, weight, bias), labels, reduction="sum")
+        loss = cross_entropy(linear(points, weight, bias), labels, reduction="sum")
         loss = loss + 0.5 * penalty * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     solver.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+    return weight.detach().to(features), bias.detach().to(features)
