@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from algorithms.episodic.class_means import one_hot
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
@@ -119,7 +119,7 @@ class MemoryNetwork(EpisodeLearner):
             queries = self.encode(query_x).flatten(1)
             last_label = labels[-1:].expand(len(queries), -1)
             after = self.step(queries, last_label, state.copies(len(queries)))
-            return self._score(after)
+            return self._score([after])
 
         return predict
 
@@ -146,7 +146,7 @@ class MemoryNetwork(EpisodeLearner):
         kept = torch.ones_like(state.usage).scatter(1, order[:, :1], 0.0)
         write_weights = gates * state.read_weights + (1 - gates) * least_used[:, None]
         memory = state.memory * kept[:, :, None] + write_weights.transpose(1, 2) @ keys
-        likeness = cosine_similarity(keys[:, :, None], memory[:, None], dim=-1)
+        likeness = normalize(keys, dim=2) @ normalize(memory, dim=2).transpose(1, 2)
         read_weights = likeness.softmax(dim=-1)
         usage = self.usage_decay * state.usage + (read_weights + write_weights).sum(dim=1)
         return MemoryState(memory, usage, read_weights, read_weights @ memory, hidden, cell)
@@ -155,15 +155,18 @@ class MemoryNetwork(EpisodeLearner):
         self, features: Tensor, shown: Tensor, state: MemoryState
     ) -> tuple[Tensor, MemoryState]:
         """Return the scores [T, N] along one sequence, and the state at its end."""
-        scores = []
+        states = []
         for t in range(len(features)):
             state = self.step(features[t : t + 1], shown[t : t + 1], state)
-            scores.append(self._score(state))
-        return torch.cat(scores), state
+            states.append(state)
+        return self._score(states), state
 
-    def _score(self, state: MemoryState) -> Tensor:
-        answer: Tensor = self.scores(torch.cat([state.hidden, state.reads.flatten(1)], dim=1))
-        return answer
+    def _score(self, states: list[MemoryState]) -> Tensor:
+        """Return the scores [all sequences of all states, N]."""
+        hidden = torch.cat([state.hidden for state in states])
+        reads = torch.cat([state.reads for state in states]).flatten(1)
+        scores: Tensor = self.scores(torch.cat([hidden, reads], dim=1))
+        return scores
 
     def _empty(self, features: Tensor) -> MemoryState:
         slots, size, heads = self.memory_slots, self.memory_size, self.num_reads
