@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,32 @@ class AlphabetSet:
     source: str  # which archives, and whether their hashes are the official ones
     licence: str
     digest: str  # sha256 of alphabets and images
+
+    def header(self) -> dict[str, Any]:
+        """Return, for a cache, all but the images."""
+        return {
+            "name": self.name,
+            "alphabets": shape_of(self.alphabets),
+            "source": self.source,
+            "licence": self.licence,
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def restore(cls, header: Mapping[str, Any], pixels: Images) -> AlphabetSet:
+        """Return what `header` describes, on the flat `pixels`; ValueError if they do not fit."""
+        images = pixels.reshape(-1, SIDE, SIDE)
+        alphabets = lay_out(header["alphabets"])
+        if content_digest(alphabets, images) != header["digest"]:
+            raise ValueError("the images are not those that were stored")
+        return cls(
+            name=header["name"],
+            images=images,
+            alphabets=alphabets,
+            source=header["source"],
+            licence=header["licence"],
+            digest=header["digest"],
+        )
 
 
 def lay_out(shape: Iterable[tuple[str, int, int]]) -> tuple[Alphabet, ...]:

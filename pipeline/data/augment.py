@@ -1,7 +1,8 @@
-"""Random affine maps of image batches, as tensor operations without a loop over images.
+"""Random maps of image batches, as tensor operations without a loop over images.
 
-The ranges are those of Flennerhag et al. (2019), arXiv:1812.01054, appendix D: rotation by
-0-360°, shift by up to ±20 % of the side, scale 0.8-1.2, each drawn uniformly for each image.
+The ranges of affine maps are those of Flennerhag et al. (2019), arXiv:1812.01054, appendix D:
+rotation by 0-360°, shift by up to ±20 % of the side, scale 0.8-1.2, each drawn uniformly for each
+image.
 
 Shape letters: B images, S side of an image in pixels.
 """
@@ -13,7 +14,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, pad
 
 MAX_SHIFT = 0.2  # share of the side
 MIN_SCALE, MAX_SCALE = 0.8, 1.2
@@ -67,3 +68,32 @@ def _pixel_centres(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return x and y of the pixel centres, row by row, in [-1, 1]; each [S · S]."""
     centres = (2 * torch.arange(side, device=device, dtype=torch.float32) + 1) / side - 1
     return centres.repeat(side), centres.repeat_interleave(side)
+
+
+def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
+    """Return uint8 or float `images` [B, S, S, C] cropped from a black frame, some mirrored.
+
+    Args:
+        images: Height before width, channels last.
+        offsets: Where the crop begins in the padded image, down and right: int64 [B, 2] in
+            [0, 2 · padding]; `padding` leaves an image where it is.
+        flips: Whether left and right change places, bool [B].
+        padding: Width of the frame on each side, in pixels.
+    """
+    batch, side = len(images), images.shape[1]
+    padded = pad(images, (0, 0, padding, padding, padding, padding))
+    steps = torch.arange(side, device=images.device)
+    across = torch.where(flips[:, None], side - 1 - steps, steps)
+    rows = offsets[:, :1] + steps
+    columns = offsets[:, 1:] + across
+    which = torch.arange(batch, device=images.device)
+    return padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
+    """Return `images` [B, S, S, …], each turned anticlockwise by 90° `turns` [B] times."""
+    turned = images.clone()
+    for turn in (1, 2, 3):
+        chosen = (turns == turn).nonzero().squeeze(1)
+        turned[chosen] = torch.rot90(images[chosen], turn, (1, 2))
+    return turned

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.data.alphabets import SIDE, AlphabetSet
+from pipeline.data.image_classes import ImageClasses
 from pipeline.errors import BadInputError
 
 
@@ -27,7 +28,7 @@ class SourceFile:
 
 
 class Dataset(ABC):
-    """A data set of alphabets, decoded from `files` under a data root."""
+    """A data set of alphabets or of other classes, decoded from `files` under a data root."""
 
     name: ClassVar[str]
     licence: ClassVar[str]
@@ -43,7 +44,7 @@ class Dataset(ABC):
         """Return what the decoded content depends on; BadInputError if a file is missing."""
 
     @abstractmethod
-    def decode(self) -> AlphabetSet:
+    def decode(self) -> AlphabetSet | ImageClasses:
         """Return the data set, read from its files; BadInputError if they do not hold it."""
 
     @classmethod

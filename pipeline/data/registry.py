@@ -6,6 +6,7 @@ from pipeline.data.alphabets import AlphabetSet
 from pipeline.data.cache import cached
 from pipeline.data.dataset import Dataset
 from pipeline.data.glyphs import Glyphs
+from pipeline.data.image_classes import ImageClasses, characters_of
 from pipeline.data.omniglot import Omniglot
 from pipeline.data.paths import cache_root, data_root
 from pipeline.errors import BadInputError
@@ -24,6 +25,25 @@ def dataset_class(name: str) -> type[Dataset]:
 
 
 def load_dataset(name: str) -> AlphabetSet:
-    """Return data set `name`, memory-mapped; decoded and cached first where it is not yet."""
+    """Return data set `name`, memory-mapped; decoded and cached first where it is not yet.
+
+    BadInputError for one that has no alphabets.
+    """
+    found = _load(name)
+    if isinstance(found, ImageClasses):
+        raise BadInputError(
+            f"data.name={name}: has classes, but no alphabets; it is for episodes "
+            "(task.kind=episodes)"
+        )
+    return found
+
+
+def load_image_classes(name: str) -> ImageClasses:
+    """Return data set `name` as classes, as `load_dataset`; of alphabets, their characters."""
+    found = _load(name)
+    return found if isinstance(found, ImageClasses) else characters_of(found)
+
+
+def _load(name: str) -> AlphabetSet | ImageClasses:
     dataset = dataset_class(name)(data_root())
     return cached(cache_root(), name, dataset.identity(), dataset.decode)
