@@ -23,7 +23,7 @@ from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.connection import connect, first_line, gpu_share, lost_node
+from pipeline.connection import NodeWatch, connect, disconnect, first_line, gpu_share
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.messages import Segment, TaskFailure, TaskSpec
 from pipeline.server import Start
@@ -49,6 +49,7 @@ class RayBackend:
     def __init__(self, experiment: Experiment, start: Start) -> None:
         self._experiment = experiment
         self._owns_ray = connect(experiment)
+        self._watch = NodeWatch()
         self._gpus = gpu_share(experiment)
         shards = experiment.aggregator.shards
         self._shards = [AggregatorActor.remote() for _ in range(shards)]
@@ -94,7 +95,7 @@ class RayBackend:
             return []
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
         if not done:
-            _check_node()
+            self._check_node(idle=True)
             self._check_starts()
         found: list[Segment | TaskFailure] = []
         for item in done:
@@ -137,8 +138,7 @@ class RayBackend:
         for actor in [slot.actor for slot in self._slots] + self._shards:
             ray.kill(actor)
         self._slots = []
-        if self._owns_ray:
-            ray.shutdown()
+        disconnect(self._owns_ray)
 
     def _freest(self) -> Slot | None:
         depth = self._experiment.workers.queue_depth
@@ -197,7 +197,7 @@ class RayBackend:
         return [TaskFailure(spec, f"{type(cause).__name__}: {first_line(cause)}", False)]
 
     def _replace(self, slot: Slot, reason: str) -> list[Segment | TaskFailure]:
-        _check_node()
+        self._check_node()
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW:
             raise RunFailedError(
@@ -222,12 +222,11 @@ class RayBackend:
                 f"the aggregator failed: {type(cause).__name__}: {first_line(cause)}"
             ) from error
         except RayError as error:
-            _check_node()
+            self._check_node()
             raise RunFailedError(f"the aggregator was lost: {first_line(error)}") from None
 
-
-def _check_node() -> None:
-    """Raise RunFailedError if Ray is dead on this machine: no worker would ever start again."""
-    lost = lost_node()
-    if lost:
-        raise RunFailedError(f"Ray on this machine is lost: {lost}")
+    def _check_node(self, idle: bool = False) -> None:
+        """Raise RunFailedError if Ray is dead on this machine: no worker would ever start again."""
+        lost = self._watch.lost(idle)
+        if lost:
+            raise RunFailedError(f"Ray on this machine is lost: {lost}")

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import time
 from typing import Any
 
 import ray
@@ -16,6 +17,9 @@ from pipeline.config import Experiment
 from pipeline.errors import BadInputError
 
 REACH_TIMEOUT_S = 5.0
+LIST_NODES_EVERY_S = 5.0
+# Private to Ray: without it, Ray's daemons speak on stdout among our own lines.
+RAY_PRINTS: Any = getattr(ray_driver, "print_to_stdstream", None)
 TOKEN_ADVICE = (
     "if the cluster uses tokens, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token "
     "(RAY_AUTH_MODE=disabled if it uses none)"
@@ -34,7 +38,7 @@ def connect(experiment: Experiment) -> bool:
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray_driver.print_to_stdstream = _log_what_ray_says
+    _log_messages(True)
     address = experiment.workers.address
     _check_reachable(address)
     try:
@@ -47,13 +51,27 @@ def connect(experiment: Experiment) -> bool:
         )
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         advice = f"; {TOKEN_ADVICE}" if address else ""
+        _log_messages(False)
         raise BadInputError(f"workers.address: '{address}': {first_line(error)}{advice}") from None
     try:
         _check_resources(experiment)
     except BadInputError:
-        ray.shutdown()
+        disconnect(True)
         raise
     return not address
+
+
+def disconnect(owns_ray: bool) -> None:
+    """End Ray if it was started here, and have it print its messages by itself again."""
+    if owns_ray:
+        ray.shutdown()
+    _log_messages(False)
+
+
+def _log_messages(wanted: bool) -> None:
+    """Have what Ray's daemons say logged, or printed by the function that Ray has for it."""
+    if RAY_PRINTS is not None:
+        ray_driver.print_to_stdstream = _log_message if wanted else RAY_PRINTS
 
 
 def _check_reachable(address: str) -> None:
@@ -99,17 +117,31 @@ def _total(resource: str) -> float:
     return resources.get(resource, 0.0)
 
 
-def lost_node() -> str:
-    """Return what of Ray has died on this machine; empty while all is well."""
-    here: Any = ray_driver._global_node
-    dead: list[str] = [] if here is None else [name for name, _ in here.dead_processes()]
-    if dead:
-        return f"its process {dead[0]} has died"
-    own = ray.get_runtime_context().get_node_id()
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    if any(node["NodeID"] == own and not node["Alive"] for node in nodes):
-        return "the cluster counts this node as dead"
-    return ""
+class NodeWatch:
+    """Looks after Ray on this machine."""
+
+    def __init__(self) -> None:
+        self._next_list = 0.0  # of nodes; monotonic time
+
+    def lost(self, idle: bool = False) -> str:
+        """Return what of Ray has died on this machine; empty while all is well.
+
+        An `idle` look, one of many, asks for the list of all the cluster's nodes but seldom.
+        """
+        # Ray's own record of its processes is private: another version may have none.
+        here: Any = getattr(ray_driver, "_global_node", None)
+        dead: list[tuple[str, Any]] = getattr(here, "dead_processes", list)()
+        if dead:
+            return f"its process {dead[0][0]} has died"
+        now = time.monotonic()
+        if idle and now < self._next_list:
+            return ""
+        self._next_list = now + LIST_NODES_EVERY_S
+        own = ray.get_runtime_context().get_node_id()
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        if any(node["NodeID"] == own and not node["Alive"] for node in nodes):
+            return "the cluster counts this node as dead"
+        return ""
 
 
 def first_line(error: BaseException) -> str:
@@ -117,7 +149,7 @@ def first_line(error: BaseException) -> str:
     return _plain_line(str(error)) or type(error).__name__
 
 
-def _log_what_ray_says(data: dict[str, Any], ignore_prefix: bool) -> None:
+def _log_message(data: dict[str, Any], ignore_prefix: bool) -> None:
     """Take the place of the function by which Ray prints its daemons' messages on stdout."""
     for text in data["lines"]:
         logger.info("ray: %s", _plain_line(text))

@@ -7,11 +7,14 @@ import signal
 
 import numpy as np
 import pytest
+import ray._private.worker as ray_driver
 
+from pipeline import connection
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.local import LocalBackend
 from pipeline.server import Start
 from tests.pipeline.runs_for_tests import make_trainer, parameters, tiny
+from tests.processes import start
 
 pytestmark = pytest.mark.ray
 EXPERIMENT = {"meta": {"batch_size": 4, "num_steps": 3}}
@@ -220,3 +223,41 @@ def test_what_keeps_a_worker_from_starting_is_told_at_once(local_ray, tmp_path, 
         pytest.raises(BadInputError, match="alphabets"),
     ):
         session.trainer.train(1)
+
+
+def test_idle_looks_at_ray_seldom_list_the_nodes_and_one_after_a_loss_does(
+    local_ray, tmp_path, monkeypatch
+):
+    list_nodes, lists = local_ray.nodes, []
+    monkeypatch.setattr(local_ray, "nodes", lambda: lists.append(1) or list_nodes())
+    monkeypatch.setattr(connection, "LIST_NODES_EVERY_S", 3600.0)
+    watch = connection.NodeWatch()
+    assert [watch.lost(idle=True) for _ in range(10)] == [""] * 10
+    assert len(lists) == 1
+    assert watch.lost() == ""
+    assert len(lists) == 2
+
+
+@pytest.mark.parametrize("gone", ["_global_node", "_global_node.dead_processes"])
+def test_a_ray_without_its_private_names_counts_as_alive(local_ray, monkeypatch, gone):
+    if gone == "_global_node":
+        monkeypatch.delattr(ray_driver, gone)
+    else:
+        monkeypatch.setattr(ray_driver, "_global_node", object())
+    assert connection.NodeWatch().lost() == ""
+
+
+def test_ray_prints_by_itself_again_after_a_run():
+    printing = """
+import ray._private.worker as ray_driver
+from pipeline.cluster import RayBackend
+from pipeline.server import Start
+from tests.pipeline.runs_for_tests import tiny
+before = ray_driver.print_to_stdstream
+backend = RayBackend(tiny(workers={"count": 1}), Start())
+print(ray_driver.print_to_stdstream is before)
+backend.close()
+print(ray_driver.print_to_stdstream is before)
+"""
+    output, errors = start(printing).communicate()
+    assert output.split() == ["False", "True"], errors
