@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs.console import CommandConsole, drop_output, say
 from jobs.endings import line_and_code, line_and_code_of_exit
 from pipeline.caches import replace_unwritable_caches
 from pipeline.runs import home
@@ -57,8 +57,8 @@ def _settings(
 ) -> None:
     warning = replace_unwritable_caches()
     if warning:
-        print(f"warning: {warning}", file=sys.stderr)
-    context.obj = Console(stderr=as_json, highlight=False)
+        say(f"warning: {warning}", sys.stderr)
+    context.obj = CommandConsole(stderr=as_json, highlight=False)
 
 
 @app.command()
@@ -128,6 +128,18 @@ def compare(
     from jobs import commands
 
     return commands.compare(context.obj, runs, plot)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    run: RunName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+) -> Result:
+    """Write a run's model to a folder of its own: weights, configuration, card."""
+    from jobs import commands
+
+    return commands.export(context.obj, run, folder)
 
 
 @app.command()
@@ -226,14 +238,11 @@ def bench_pipeline(context: typer.Context, overrides: Overrides = None) -> Resul
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    code = run(sys.argv[1:])
     try:
-        code = run(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # who read our output has gone; the interpreter flushes once more
-        code = 1
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(nowhere, stream)
+    except BrokenPipeError:
+        drop_output(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that could be interrupted
     sys.exit(code)
 
@@ -242,8 +251,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code. An error is one line on stderr, no traceback.
 
     0 ok, 1 the run failed, 2 bad input, 130 interrupted. With `--json`, before or after the
-    subcommand, stdout ends with the command's result or its `error` and `exit_code`. Raises
-    BrokenPipeError when nobody reads the output any more.
+    subcommand, stdout ends with the command's result or its `error` and `exit_code`.
     """
     as_json = "--json" in arguments
     words = [word for word in arguments if word != "--json"] or ["--help"]
@@ -252,12 +260,11 @@ def run(arguments: Sequence[str]) -> int:
             args=["--json"] * as_json + words, prog_name="outerloop", standalone_mode=False
         )
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # how rich and typer tell of one
-            raise error.__context__ from None
+        if isinstance(error.__context__, BrokenPipeError):  # nobody reads typer's own help
+            drop_output(1)
+            return 0
         line, code = line_and_code_of_exit(error)
         return _report(line, code, as_json) if code else 0
-    except BrokenPipeError:
-        raise
     except Exception as error:
         return _report(*line_and_code(error), as_json)
     if result == 130:  # typer's answer to KeyboardInterrupt
@@ -271,7 +278,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(line: str, code: int, as_json: bool) -> int:
     line = " ".join(line.split())
-    print(f"error: {line}", file=sys.stderr)
+    say(f"error: {line}", sys.stderr)
     if as_json:
         _print_json({"error": line, "exit_code": code})
     return code
@@ -280,7 +287,7 @@ def _report(line: str, code: int, as_json: bool) -> int:
 def _print_json(result: Result) -> None:
     from pipeline.runs import json_text
 
-    print(json_text(result), flush=True)
+    say(json_text(result), sys.stdout)
 
 
 if __name__ == "__main__":

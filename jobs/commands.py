@@ -14,6 +14,7 @@ from jobs.progress import shown
 from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
+from pipeline.export import export_run
 from pipeline.plots import comparison_name, picture_format, plot_evaluation
 from pipeline.runs import RunFolder, home
 
@@ -68,6 +69,13 @@ def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
         "differences": compared.differences(),
         "plot": path,
     }
+
+
+def export(console: Console, run: str, folder: Path) -> Result:
+    """Write the run's model to `folder`."""
+    about = export_run(RunFolder.open(run), folder)
+    _look(console, model=folder)
+    return {"dir": folder, **about}
 
 
 def figures(console: Console, title: str, values: Result) -> Result:

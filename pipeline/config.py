@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from algorithms import EPISODE_LEARNERS, TRAJECTORY_LEARNERS
+from algorithms import EpisodeLearner, find_learner, is_episodic
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
 from pipeline.config_sections import (
     AggregatorConfig,
@@ -69,7 +69,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _normalisable(self) -> Experiment:
-        is_minibatch = self.algorithm.name in TRAJECTORY_LEARNERS
+        is_minibatch = not is_episodic(find_learner(self.algorithm.name))
         if is_minibatch and self.model.batch_norm and self.task.batch_size < 2:
             raise ConfigProblems(
                 Problem(
@@ -85,22 +85,38 @@ class Experiment(Section):
     def _fits_together(self) -> Experiment:
         kind, name = self.task.kind, self.algorithm.name
         causes = (("algorithm", "name"), ("task", "kind"))
-        if name not in EPISODE_LEARNERS:
-            if kind != "alphabets" and TRAJECTORY_LEARNERS[name]().multi_head:
+        learner = find_learner(name)
+        if not is_episodic(learner):
+            if kind != "alphabets" and getattr(learner, "multi_head", False):
                 text = f"{name} keeps an output layer for each task, and episodes never return"
                 raise ConfigProblems(Problem(causes[0], f"{text}: set task.kind=alphabets", causes))
             return self
         wanted = {"episodes": "classification", "sinusoids": "regression"}.get(kind)
-        kinds = EPISODE_LEARNERS[name].kinds
+        kinds = learner.kinds
         if wanted not in kinds:
             fitting = {"classification": "episodes", "regression": "sinusoids"}
             expected = " or ".join(f"task.kind={fitting[k]}" for k in sorted(kinds))
             text = f"{name} learns from episodes: expected {expected}, got {kind}"
             raise ConfigProblems(Problem(("task", "kind"), text, causes))
-        self._check_groups()
+        self._check_groups(learner)
+        self._check_pretrained(learner)
         return self
 
-    def _check_groups(self) -> None:
+    def _check_pretrained(self, learner: type[EpisodeLearner]) -> None:
+        wants = learner.wants_pretrained
+        if wants == bool(self.model.pretrained):
+            return
+        expected = (
+            "expected the folder of an exported backbone (`outerloop export RUN DIR`)"
+            if wants
+            else "trains its own encoder: expected nothing"
+        )
+        key = ("model", "pretrained")
+        raise ConfigProblems(
+            Problem(key, f"{self.algorithm.name} {expected}", (key, ("algorithm", "name")))
+        )
+
+    def _check_groups(self, learner: type[EpisodeLearner]) -> None:
         keys = (("meta", "batch_size"), ("episodes", "group"))
         if self.meta.batch_size % self.episodes.group:
             text = (
@@ -109,7 +125,7 @@ class Experiment(Section):
             )
             raise ConfigProblems(Problem(keys[0], text, keys))
         ways, name = self.episodes.train_num_ways, self.algorithm.name
-        if ways not in (0, self.episodes.num_ways) and not EPISODE_LEARNERS[name].any_way:
+        if ways not in (0, self.episodes.num_ways) and not learner.any_way:
             text = (
                 f"{name} has as many outputs as ways: expected 0 or {self.episodes.num_ways} "
                 f"(episodes.num_ways), got {ways}"

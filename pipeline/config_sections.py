@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from algorithms import EPISODE_LEARNERS, META_LEARNERS, TRAJECTORY_LEARNERS
+from algorithms import META_LEARNERS, find_learner, is_episodic
 from algorithms.models.conv import ConvEncoder
 from pipeline.config_errors import ConfigProblems, Problem, known_names
 from pipeline.config_sources import DEFAULT_ALGORITHM
@@ -19,18 +20,19 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 def known_options(learner: str) -> list[str]:
     """Return the names of the options of a meta-learner; what it is built around is none."""
-    parameters = inspect.signature(META_LEARNERS[learner]).parameters.values()
-    episodic = learner in EPISODE_LEARNERS
-    return [p.name for p in parameters if not episodic or p.kind is p.KEYWORD_ONLY]
+    found = find_learner(learner)
+    parameters = inspect.signature(found).parameters.values()
+    return [p.name for p in parameters if not is_episodic(found) or p.kind is p.KEYWORD_ONLY]
 
 
 def try_options(learner: str, options: dict[str, Any]) -> None:
     """Raise TypeError or ValueError, the option's name first, for options it cannot take."""
-    if learner in EPISODE_LEARNERS:
-        smallest = ConvEncoder(image_size=8, num_filters=2, num_blocks=1)
-        EPISODE_LEARNERS[learner](smallest, 2, **options)
+    found = find_learner(learner)
+    make: Callable[..., Any] = found
+    if is_episodic(found):
+        make(ConvEncoder(image_size=8, num_filters=2, num_blocks=1), 2, **options)
     else:
-        TRAJECTORY_LEARNERS[learner](**options)
+        make(**options)
 
 
 class Section(BaseModel):
@@ -43,7 +45,8 @@ class AlgorithmConfig(Section):
     """The meta-learner."""
 
     name: str = Field(
-        DEFAULT_ALGORITHM, description="Meta-learner, by its name in algorithms.META_LEARNERS."
+        DEFAULT_ALGORITHM,
+        description="Meta-learner: a name in algorithms.META_LEARNERS, or module:Class.",
     )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Options of the meta-learner, named as in its class."
@@ -52,8 +55,10 @@ class AlgorithmConfig(Section):
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in META_LEARNERS:
-            raise ValueError(f"unknown meta-learner '{name}' {known_names(name, META_LEARNERS)}")
+        try:
+            find_learner(name)
+        except LookupError as error:
+            raise ValueError(f"{error} {known_names(name, META_LEARNERS)}") from None
         return name
 
     @model_validator(mode="after")
@@ -91,8 +96,14 @@ class ModelConfig(Section):
     pool_first: bool = Field(
         True, description="Whether a block pools before it normalises; few-shot papers: false."
     )
+    num_pooled_blocks: int = Field(
+        4, ge=0, le=4, description="Blocks that pool, the first ones; relation networks: 2."
+    )
+    width: int = Field(10, ge=1, le=20, description="Factor k of the wide residual network.")
     pretrained: str = Field(
-        "", description="Run whose encoder is taken and stays as it is; empty: it is learned here."
+        "",
+        description="Folder of `outerloop export` whose encoder is taken and stays as it is, for "
+        "the meta-learners that want one (sib).",
     )
 
 

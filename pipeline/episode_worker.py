@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -37,17 +38,24 @@ class EpisodeWorker(Worker):
         super().__init__(experiment)
         assert isinstance(self.model, EpisodeLearner)
         self.learner = self.model
-        self.family = EpisodeFamily(experiment, self.device)
+        self.family: EpisodeFamily = EpisodeFamily(experiment, self.device)
         self._statistics: tuple[int, dict[str, Tensor]] = (-1, {})  # of which version
 
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
         """Yield the one segment of a group's gradient, or of a held-out episode's answers."""
-        self._load(spec, params)
+        self.prepare(spec, params)
         yield self._train(spec) if spec.purpose == "train" else self._test(spec)
+
+    def prepare(self, spec: TaskSpec, params: Sequence[Array]) -> None:
+        """Load the parameters; for a test, also the batch-norm statistics that it wants."""
+        self._load(spec, params)
+        self.learner.train(spec.purpose == "train")
+        wants_statistics = not self.learner.transductive and has_running_statistics(self.learner)
+        if spec.purpose != "train" and wants_statistics:
+            self._use_statistics(spec)
 
     def _train(self, spec: TaskSpec) -> Segment:
         start = time.perf_counter()
-        self.learner.train()
         self.vector.grads.zero_()
         episodes = self.family.group(spec.meta_step, spec.index)
         losses, errors = [], []
@@ -77,9 +85,6 @@ class EpisodeWorker(Worker):
             return self.learner.episode_loss(episode)
 
     def _test(self, spec: TaskSpec) -> Segment:
-        if not self.learner.transductive and has_running_statistics(self.learner):
-            self._use_statistics(spec)
-        self.learner.eval()
         with torch.no_grad():
             episode, predictions = self._answer(spec.split, spec.task_id)
             metrics = {"loss": float(query_loss(predictions, episode.query_y))}
@@ -92,7 +97,7 @@ class EpisodeWorker(Worker):
             final=True,
             finite=math.isfinite(metrics["loss"]),
             task=self.family.task_name(spec.split, spec.task_id),
-            rows=TRAJECTORY_SCHEMA.empty_table().to_batches()[0],
+            rows=pa.RecordBatch.from_pylist([], schema=TRAJECTORY_SCHEMA),
             pieces=(),
             metrics=metrics,
         )

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
-from algorithms import EPISODE_LEARNERS, TRAJECTORY_LEARNERS, EpisodeLearner
+import algorithms
+from algorithms import EpisodeLearner, find_learner
 from algorithms.types import Encoder, TrajectoryLearner
 from pipeline.config import Experiment
 
 
 def is_episodic(experiment: Experiment) -> bool:
     """Return whether the meta-learner's outer gradient is that of a loss of episodes."""
-    return experiment.algorithm.name in EPISODE_LEARNERS
+    return algorithms.is_episodic(find_learner(experiment.algorithm.name))
 
 
 def trajectory_learner(experiment: Experiment) -> TrajectoryLearner:
     """Return the meta-learner that watches inner loops."""
-    return TRAJECTORY_LEARNERS[experiment.algorithm.name](**experiment.algorithm.options)
+    make: Callable[..., Any] = find_learner(experiment.algorithm.name)
+    learner: TrajectoryLearner = make(**experiment.algorithm.options)
+    return learner
 
 
 def episode_learner(experiment: Experiment, encoder: Encoder, num_outputs: int) -> EpisodeLearner:
     """Return the meta-learner of episodes around `encoder`, with `num_outputs` ways or targets."""
-    make: Callable[..., EpisodeLearner] = EPISODE_LEARNERS[experiment.algorithm.name]
-    return make(encoder, num_outputs, **experiment.algorithm.options)
+    make: Callable[..., Any] = find_learner(experiment.algorithm.name)
+    learner: EpisodeLearner = make(encoder, num_outputs, **experiment.algorithm.options)
+    return learner
 
 
 def is_transductive(experiment: Experiment) -> bool:
@@ -31,5 +36,5 @@ def is_transductive(experiment: Experiment) -> bool:
     if not is_episodic(experiment):
         return experiment.evaluation.transductive
     options = experiment.algorithm.options
-    parameter = signature(EPISODE_LEARNERS[experiment.algorithm.name]).parameters["transductive"]
+    parameter = signature(find_learner(experiment.algorithm.name)).parameters["transductive"]
     return bool(options.get("transductive", parameter.default))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -9,9 +11,11 @@ from algorithms.baselines import initial_parameters
 from algorithms.models.conv import ConvEncoder
 from algorithms.models.headed import HeadedNetwork
 from algorithms.models.perceptron import PerceptronEncoder
+from algorithms.models.residual import ResNet12, WideResNet
 from algorithms.parameters import ParameterVector
 from algorithms.types import Encoder
 from pipeline.config import Experiment
+from pipeline.exported_weights import encoder_weights, load_weights
 from pipeline.layout import OuterLayout
 from pipeline.learners import episode_learner, is_episodic, trajectory_learner
 from pipeline.seeding import derive_seed
@@ -42,16 +46,27 @@ def build_network(
 def build_encoder(experiment: Experiment, shape: TaskShape) -> Encoder:
     """Return the encoder that the section `model` describes, for inputs of `shape`."""
     config = experiment.model
+    encoder: Encoder
     if config.encoder == "perceptron":
-        return PerceptronEncoder(shape.in_channels)
-    return ConvEncoder(
-        in_channels=shape.in_channels,
-        image_size=shape.image_size,
-        num_filters=config.num_filters,
-        num_blocks=config.num_blocks,
-        batch_norm=config.batch_norm,
-        pool_first=config.pool_first,
-    )
+        encoder = PerceptronEncoder(shape.in_channels)
+    elif config.encoder == "resnet12":
+        encoder = ResNet12(shape.in_channels, shape.image_size)
+    elif config.encoder == "wide-resnet":
+        encoder = WideResNet(shape.in_channels, shape.image_size, width=config.width)
+    else:
+        encoder = ConvEncoder(
+            in_channels=shape.in_channels,
+            image_size=shape.image_size,
+            num_filters=config.num_filters,
+            num_blocks=config.num_blocks,
+            batch_norm=config.batch_norm,
+            pool_first=config.pool_first,
+            num_pooled_blocks=min(config.num_pooled_blocks, config.num_blocks),
+        )
+    if config.pretrained:
+        folder = Path(config.pretrained)
+        load_weights(encoder, encoder_weights(folder), f"model.pretrained={folder}")
+    return encoder
 
 
 def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout:

@@ -22,6 +22,7 @@ from pipeline.memory import keep_freed_memory
 from pipeline.messages import Piece, Segment, TaskSpec
 from pipeline.network import build_network, outer_layout
 from pipeline.seeding import derive_seed
+from pipeline.tasks import TaskFamily
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -32,6 +33,8 @@ class Worker(ABC):
     A task's result is a function of the parameters and the spec alone: buffers (batch-norm
     statistics), the inner optimizer and every generator start anew.
     """
+
+    family: TaskFamily
 
     def __init__(self, experiment: Experiment) -> None:
         keep_freed_memory()
@@ -46,6 +49,10 @@ class Worker(ABC):
     @abstractmethod
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
         """Do what `spec` says from `params` (one array a shard); yield its segments in order."""
+
+    def prepare(self, spec: TaskSpec, params: Sequence[Array]) -> None:
+        """Make the model what it is when the work of `spec` begins."""
+        self._load(spec, params)
 
     def _load(self, spec: TaskSpec, params: Sequence[Array]) -> None:
         """Put the task's starting point into the model: parameters and initial buffers."""

@@ -79,6 +79,11 @@ class EpisodeLearner(nn.Module, ABC):
             features: Tensor = self.encoder(inputs)
         return features
 
+    def encode_together(self, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of support set and queries, encoded as one batch (see `encode`)."""
+        features = self.encode(torch.cat([support_x, query_x]))
+        return features[: len(support_x)], features[len(support_x) :]
+
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the loss to meta-train on, by default that of the answers to the queries."""
         predictions = self.adapt(episode.support_x, episode.support_y)(episode.query_x)

@@ -41,6 +41,7 @@ class SIB(EpisodeLearner):
     """
 
     relabels = False
+    wants_pretrained = True
 
     def __init__(
         self,

@@ -9,11 +9,12 @@ import torch
 
 from pipeline.config import Experiment
 from pipeline.data import load_dataset
-from pipeline.data.alphabets import Alphabet, AlphabetSet
+from pipeline.data.alphabets import SIDE, Alphabet, AlphabetSet
 from pipeline.errors import BadInputError
 from pipeline.messages import Split
 from pipeline.seeding import numpy_generator
 from pipeline.tasks.classification import ClassificationTask
+from pipeline.tasks.shapes import Preparation
 
 
 class AlphabetFamily:
@@ -59,6 +60,10 @@ class AlphabetFamily:
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of the task's alphabet."""
         return self._alphabets[split][task_id].name
+
+    def preparation(self) -> Preparation:
+        """Return how images are made ready: as they are, ink 1 on background 0."""
+        return Preparation(image_size=SIDE, channels=1, mean=(0.0,), std=(1.0,))
 
     def make(self, split: Split, task_id: int, seed: int) -> ClassificationTask:
         """Return the task with minibatches and augmentation drawn from `seed`."""

@@ -13,6 +13,7 @@ from pipeline.seeding import derive_seed
 from pipeline.tasks.episode_task import EpisodeTask
 from pipeline.tasks.episodes import make_sampler
 from pipeline.tasks.family import Source
+from pipeline.tasks.shapes import Preparation, task_shape
 
 
 class EpisodeFamily:
@@ -45,6 +46,13 @@ class EpisodeFamily:
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which episodes these are."""
         return self._sampler.profile(split) | {"episodes": self.num_tasks(split) or "without end"}
+
+    def preparation(self) -> Preparation:
+        """Return how images are made ready for the network."""
+        shape = task_shape(self._experiment)
+        return Preparation(
+            shape.image_size, shape.in_channels, self._sampler.mean, self._sampler.std
+        )
 
     def group(self, meta_step: int, index: int) -> list[Episode]:
         """Return the meta-training episodes of place `index` in the meta-batch of `meta_step`."""

@@ -11,6 +11,7 @@ from pipeline.config import Experiment
 from pipeline.learners import is_episodic
 from pipeline.messages import Split
 from pipeline.seeding import numpy_generator
+from pipeline.tasks.shapes import Preparation
 
 
 class Source(Protocol):
@@ -39,6 +40,9 @@ class TaskFamily(Protocol):
 
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which tasks these are."""
+
+    def preparation(self) -> Preparation:
+        """Return how inputs are made ready for the network."""
 
     def make(self, split: Split, task_id: int, seed: int) -> Task:
         """Return a task for an inner loop; its minibatches are drawn from `seed`."""

@@ -26,3 +26,13 @@ def task_shape(experiment: Experiment) -> TaskShape:
     if experiment.task.kind == "episodes":
         ways = experiment.episodes.num_ways
     return TaskShape(dataset.channels, dataset.side, ways)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How inputs are made ready for a network: sizes, and what channels are normalised by."""
+
+    image_size: int  # 0 for inputs that are no images
+    channels: int
+    mean: tuple[float, ...]  # of each channel, where pixels lie between 0 and 1
+    std: tuple[float, ...]

@@ -1,0 +1,157 @@
+"""A trained model as a folder that stands alone: weights, configuration, and a card to read.
+
+    model.safetensors   parameters and batch-norm statistics by name
+    config.yaml         the resolved experiment
+    model.json          format version, SHA-256 of the weights, how inputs are prepared
+    README.md           what it is, how it was trained and tested, how to load it
+
+No part of it is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from pipeline.checkpoint import CheckpointStore
+from pipeline.config import Experiment, load_experiment, to_yaml
+from pipeline.errors import BadInputError
+from pipeline.evaluation import Evaluation
+from pipeline.exported_weights import (
+    ABOUT,
+    FORMAT_VERSION,
+    WEIGHTS,
+    load_weights,
+    read_about,
+    read_weights,
+)
+from pipeline.files import atomic_folder, disk_errors
+from pipeline.messages import TaskSpec
+from pipeline.network import build_network
+from pipeline.runs import RunFolder, json_text
+from pipeline.tasks.shapes import Preparation
+from pipeline.workers import make_worker
+
+CONFIG, CARD = "config.yaml", "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """What an exported folder holds."""
+
+    experiment: Experiment
+    model: nn.Module  # a learner of episodes, or the network that inner loops train
+    preparation: Preparation
+
+
+def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
+    """Write the model that the run's meta-test judged to `folder`; return what `model.json` says.
+
+    BadInputError if there is no checkpoint yet, or `folder` is there already.
+    """
+    if folder.exists():
+        raise BadInputError(f"{folder}: is there already; give a folder that is not")
+    experiment = run.read_experiment()
+    store = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep)
+    newest = store.load_latest()
+    if newest is None:
+        raise BadInputError(
+            f"run {run.run_id} has no checkpoint; run: outerloop train --resume {run.run_id}"
+        )
+    best = store.best()
+    checkpoint = newest if best is None else store.load(best.step)
+    here = {"workers": experiment.workers.model_copy(update={"device": "cpu", "threads": 1})}
+    worker = make_worker(experiment.model_copy(update=here))
+    step, name = checkpoint.step, experiment.algorithm.name
+    worker.prepare(TaskSpec(step, 0, 0, "val", step, 0, "evaluate", name), [checkpoint.params])
+    state = {key: value.contiguous().clone() for key, value in worker.model.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "run_id": run.run_id,
+        "algorithm": name,
+        "outer_step": step,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "preparation": asdict(worker.family.preparation()),
+    }
+    with disk_errors(str(folder), "give another folder"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder) as draft:
+            (draft / WEIGHTS).write_bytes(weights)
+            (draft / CONFIG).write_text(to_yaml(experiment), encoding="utf-8")
+            (draft / ABOUT).write_text(json_text(about) + "\n", encoding="utf-8")
+            (draft / CARD).write_text(_card(run, experiment, step), encoding="utf-8")
+    return about
+
+
+def read_exported(folder: Path) -> ExportedModel:
+    """Return what `export_run` wrote to `folder`.
+
+    Raises BadInputError, naming the file, if it is not there, damaged or of another format.
+    """
+    about = read_about(folder)
+    experiment = load_experiment(folder / CONFIG)
+    # Its weights hold the encoder too; where that came from may be gone.
+    model = experiment.model.model_copy(update={"pretrained": ""})
+    network, _ = build_network(experiment.model_copy(update={"model": model}))
+    load_weights(network, read_weights(folder), str(folder))
+    return ExportedModel(experiment, network.eval(), _preparation(about, folder))
+
+
+def _preparation(about: dict[str, Any], folder: Path) -> Preparation:
+    try:
+        fields = about["preparation"]
+        return Preparation(
+            image_size=int(fields["image_size"]),
+            channels=int(fields["channels"]),
+            mean=tuple(map(float, fields["mean"])),
+            std=tuple(map(float, fields["std"])),
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadInputError(f"{folder / ABOUT}: preparation: {error}; export again") from None
+
+
+def _card(run: RunFolder, experiment: Experiment, step: int) -> str:
+    """Return what a reader should know of the model, as Markdown."""
+    lines = [
+        f"# {experiment.name}: {experiment.algorithm.name}",
+        "",
+        experiment.description,
+        "",
+        f"- trained by outerloop, run `{run.run_id}`, outer step {step:,}",
+        f"- data: {experiment.data.name}; tasks: {experiment.task.kind}",
+        f"- options: {experiment.algorithm.options or 'default'}",
+        "- all settings: `config.yaml`",
+        "",
+        "## Meta-test",
+        "",
+    ]
+    try:
+        summary = Evaluation.from_parquet(run.evaluation).summary()
+    except BadInputError:
+        lines.append("None yet.")
+    else:
+        lines += ["| method | metric | mean | 95 % interval | tasks |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {method} | {metric} | {row['mean']:.4f} | ± {row['ci95']:.4f} | {row['tasks']} |"
+            for method, metrics in summary.items()
+            for metric, row in metrics.items()
+        ]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from pipeline.estimator import load",
+        "",
+        'model = load("this folder").fit(support_x, support_y)',
+        "labels = model.predict(query_x)",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""Weights in safetensors by name: reading them, checked, and taking an encoder out of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pipeline.errors import BadInputError
+
+FORMAT_VERSION = 1
+WEIGHTS, ABOUT = "model.safetensors", "model.json"
+MAX_ABOUT_BYTES = 1 << 20
+ENCODER = "encoder."
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what `model.json` says of an exported model; BadInputError if it is none."""
+    path = folder / ABOUT
+    try:
+        if path.stat().st_size > MAX_ABOUT_BYTES:
+            raise ValueError("it is too large")
+        about: dict[str, Any] = json.loads(path.read_bytes())
+        version, _, _ = (about[k] for k in ("format_version", "weights_sha256", "preparation"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInputError(
+            f"{path}: not found; expected a folder that `outerloop export RUN DIR` made"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{path}: is no description of a model ({error})") from None
+    if version != FORMAT_VERSION:
+        raise BadInputError(
+            f"{path}: format {version!r:.20}, this version of outerloop reads {FORMAT_VERSION}; "
+            "export the run again"
+        )
+    return about
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of an exported model by name, checked against the hash beside them."""
+    about, path = read_about(folder), folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != about["weights_sha256"]:
+            raise BadInputError(f"{path}: is damaged (its SHA-256 is another); export again")
+        return safetensors.torch.load(data)
+    except (OSError, SafetensorError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error}); export the run again") from None
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Copy `tensors` into `model`; BadInputError, `where` first, if they are not its own."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInputError(f"{where}: holds another network: {reason}") from None
+
+
+def encoder_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of the encoder in an exported model, by their names in it."""
+    tensors = read_weights(folder)
+    return {
+        name.removeprefix(ENCODER): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(ENCODER)
+    }

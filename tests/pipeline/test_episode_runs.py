@@ -1,0 +1,192 @@
+"""Runs on episodes: from the configuration to the table, in this process and on Ray."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import session
+from pipeline.estimator import NotFittedError, load, prepared
+from pipeline.evaluation import Evaluation
+from pipeline.export import export_run
+from pipeline.local import LocalBackend
+from pipeline.progress import SilentProgress
+from pipeline.runs import RunFolder
+from pipeline.server import Start
+from pipeline.tasks import task_family
+from pipeline.tasks.shapes import Preparation
+from tests.pipeline.episodes_for_tests import tiny_episodes
+from tests.pipeline.runs_for_tests import make_trainer
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path / "runs"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def train(**sections):
+    return session.train(tiny_episodes(**sections), SilentProgress())
+
+
+LEARNERS = {
+    "prototypical": {},
+    "matching": {},
+    "siamese": {},
+    "relation": {"model": {"num_filters": 4, "num_blocks": 2, "num_pooled_blocks": 1}},
+    "maml": {},
+    "memory": {},
+    "conditional_process": {},
+    "reptile": {"inner": {"num_steps": 3, "precision": "float32"}},
+    "leap": {"inner": {"num_steps": 3, "precision": "float32"}},
+    "fomaml": {"inner": {"num_steps": 3, "precision": "float32"}},
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_trains_and_is_tested(name, tmp_path):
+    experiment = tiny_episodes(algorithm={"name": name}, **LEARNERS[name])
+    trainer, books = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    trainer.train(until=2)
+    curves = trainer.meta_test([name], 6)
+    assert [curve.task for curve in curves] == [f"episode-{i:06d}" for i in range(6)]
+    assert all(0 <= curve.metrics["accuracy"] <= 1 for curve in curves)
+    assert all(np.isfinite(curve.metrics["loss"]) for curve in curves)
+    assert np.isfinite(books.metrics.points[-1][1]["train/loss"])
+
+
+@pytest.mark.parametrize("name", ["maml", "conditional_process_regression"])
+def test_sinusoids_are_regressed(name, tmp_path):
+    experiment = tiny_episodes(
+        algorithm={"name": name},
+        task={"kind": "sinusoids"},
+        model={"encoder": "perceptron"},
+        episodes={"num_shots": 5, "num_queries": 5, "num_test": 3, "group": 1},
+    )
+    trainer, _ = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    trainer.train(until=2)
+    (curve, *_) = trainer.meta_test([name], 3)
+    assert set(curve.metrics) == {"loss"}
+
+
+def test_held_out_episodes_are_the_same_at_every_outer_step_and_share_no_class_with_training():
+    family = task_family(tiny_episodes(), torch.device("cpu"))
+    first, again, other = (family.episode("test", i) for i in (0, 0, 1))
+    assert torch.equal(first.query_x, again.query_x)
+    assert not torch.equal(first.query_x, other.query_x)
+    train = [family.group(step, 0)[0].support_x for step in range(2)]
+    assert not torch.equal(*train)
+
+
+def test_a_run_validates_keeps_its_best_checkpoint_and_tests_that(home):
+    result = train(
+        meta={"num_steps": 6, "batch_size": 4}, checkpoint={"every": 1, "keep": 2},
+        evaluation={"every": 1, "baselines": ["scratch"]},
+    )  # fmt: skip
+    run = RunFolder.open(result.run_id)
+    from pipeline.checkpoint import CheckpointStore
+    from pipeline.metric_log import read_curve
+
+    scores = dict(read_curve(run.metrics, "eval/val/accuracy"))
+    assert sorted(scores) == [1, 2, 3, 4, 5, 6]
+    best = CheckpointStore(run.checkpoints, keep=2).best()
+    assert best.score == max(scores.values())
+    assert scores[best.step] == best.score
+    assert best.step == min(step for step, score in scores.items() if score == best.score)
+    assert run.read_summary()["tested_outer_step"] == best.step
+    assert result.evaluation.learner["meta.num_steps"] == best.step
+    again, _ = session.evaluate(run, (), SilentProgress())
+    own = [c.metrics for c in again.curves if c.method == "prototypical"]
+    assert own == [c.metrics for c in result.evaluation.curves if c.method == "prototypical"]
+
+
+def test_what_a_table_needs_is_on_record(home):
+    evaluation = train(episodes={"num_ways": 3, "num_queries": 3, "num_test": 6}).evaluation
+    read = Evaluation.from_parquet(RunFolder.open(evaluation.run_id).evaluation)
+    assert read.protocol["episodes.num_ways"] == 3
+    assert read.protocol["test_tasks"] == ["6 episodes"]
+    assert read.protocol["episodes.split"] == "standard"
+    assert read.learner["transductive"] is False
+    assert read.summary()["prototypical"]["accuracy"]["tasks"] == 6
+
+
+@pytest.mark.ray
+def test_the_result_does_not_depend_on_the_workers_and_a_learner_may_come_from_outside(
+    home, local_ray
+):
+    name = "tests.pipeline.episodes_for_tests:FirstPixels"
+    runs = [
+        train(algorithm={"name": name, "options": {"size": 3}}, workers={"count": count})
+        for count in (0, 1, 2)
+    ]
+    assert len({run.parameters_sha256 for run in runs}) == 1
+    accuracies = [run.evaluation.summary()[name]["accuracy"]["mean"] for run in runs]
+    assert len(set(accuracies)) == 1
+
+
+@pytest.mark.parametrize("name", ["prototypical", "maml", "reptile"])
+def test_an_exported_model_answers_as_the_meta_test_did(home, name):
+    options = {"inner": {"num_steps": 3, "precision": "float32"}}
+    result = train(algorithm={"name": name}, **options)
+    run = RunFolder.open(result.run_id)
+    export_run(run, home / "model")
+    model = load(home / "model")
+    family = task_family(run.read_experiment(), torch.device("cpu"))
+    episode = family.episode("test", 2)
+    pixels = (episode.support_x.numpy(), episode.query_x.numpy())
+    model.fit(pixels[0], np.array(["a", "b", "c"])[episode.support_y])
+    assert model.classes_.tolist() == ["a", "b", "c"]
+    right = model.predict(pixels[1]) == np.array(["a", "b", "c"])[episode.query_y]
+    own = {c.task: c for c in result.evaluation.curves if c.method == name}
+    curve = own["episode-000002"]
+    if name == "reptile":  # its minibatches are drawn anew
+        assert 0 <= right.mean() <= 1
+    else:
+        assert right.mean() == pytest.approx(curve.metrics["accuracy"])
+    np.testing.assert_allclose(model.predict_proba(pixels[1]).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_an_estimator_says_what_is_wrong(home):
+    result = train()
+    export_run(RunFolder.open(result.run_id), home / "model")
+    model = load(home / "model")
+    images, labels = np.zeros((3, 28, 28), np.uint8), [0, 1, 2]
+    with pytest.raises(NotFittedError, match="call fit"):
+        model.predict(images)
+    with pytest.raises(ValueError, match="support_y: expected 3 labels"):
+        model.fit(images, labels[:2])
+    with pytest.raises(ValueError, match="support_y: expected one label"):
+        model.fit(images, [0.5, 1.0, 2.0])
+    with pytest.raises(ValueError, match=r"support_x: expected images of 28 by 28 pixels"):
+        model.fit(np.zeros((3, 20, 20), np.uint8), labels)
+    with pytest.raises(ValueError, match=r"support_x: has values that are not finite"):
+        model.fit(np.full((3, 28, 28), np.nan), labels)
+    with pytest.raises(ValueError, match="unknown parameter"):
+        model.set_params(depth=3)
+
+
+def test_images_come_in_any_usual_form():
+    grey = Preparation(image_size=2, channels=1, mean=(0.0,), std=(1.0,))
+    pixels = np.array([[[0, 255], [51, 102]]], np.uint8)
+    expected = torch.tensor([[[[0, 1], [0.2, 0.4]]]])
+    for form in (pixels, pixels[..., None], pixels / 255, pixels[:, None] / 255):
+        torch.testing.assert_close(prepared(form, grey, "x"), expected)
+
+
+def test_a_folder_that_is_damaged_or_there_already_is_refused(home):
+    from pipeline.errors import BadInputError
+
+    run = RunFolder.open(train().run_id)
+    export_run(run, home / "model")
+    with pytest.raises(BadInputError, match="is there already"):
+        export_run(run, home / "model")
+    weights = home / "model" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"model\.safetensors: is damaged"):
+        load(home / "model")
+    with pytest.raises(BadInputError, match=r"model\.json: not found"):
+        load(home)
