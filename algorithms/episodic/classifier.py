@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
-from algorithms.episodic.class_means import class_means
+from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, query_loss
 from algorithms.types import Encoder, Episode, EpisodeResult
 
@@ -97,11 +97,15 @@ class Classifier(EpisodeLearner):
         return EpisodeResult(query_loss(scores, episode.query_y), scores)
 
     def _classify(self, inputs: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.encode(inputs).flatten(1))
+        return self._score(vectors(self.encode(inputs)))
+
+    @full_precision
+    def _score(self, features: Tensor) -> Tensor:
+        scores: Tensor = self.head(features)
         return scores
 
     def _directions(self, inputs: Tensor) -> Tensor:
-        return normalize(self.encode(inputs).flatten(1), dim=1)
+        return normalize(vectors(self.encode(inputs)), dim=1)
 
 
 class CosineHead(nn.Module):

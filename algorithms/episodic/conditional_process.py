@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from algorithms.episodic.class_means import class_means
+from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, check_targets
 from algorithms.types import Encoder, Episode, EpisodeResult
 
@@ -61,19 +61,21 @@ class ConditionalProcess(EpisodeLearner):
         """Keep the representation of a support set; queries are answered from it alone."""
         if not self.training:
             self._check(support_x, support_y)
-        representation = self._represent(self.encode(support_x).flatten(1), support_y)
-        return lambda query_x: self._answer(
-            self._decode(self.encode(query_x).flatten(1), representation)
-        )
+        return self.predictor(support_x, support_y, self._condition)
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the mean negative log-likelihood of all targets of the episode."""
-        support = self.encode(episode.support_x).flatten(1)
-        features = torch.cat([support, self.encode(episode.query_x).flatten(1)])
-        law = self._decode(features, self._represent(support, episode.support_y))
+        support, queries = self.encode_together(episode.support_x, episode.query_x)
+        representation = self._represent(vectors(support), episode.support_y)
+        law = self._decode(vectors(torch.cat([support, queries])), representation)
         targets = torch.cat([episode.support_y, episode.query_y])
         return EpisodeResult(self._surprise(law, targets), self._answer(law[len(support) :]))
 
+    def _condition(self, support: Tensor, support_y: Tensor) -> Predictor:
+        representation = self._represent(vectors(support), support_y)
+        return lambda queries: self._answer(self._decode(vectors(queries), representation))
+
+    @full_precision
     def _decode(self, features: Tensor, representation: Tensor) -> Tensor:
         """Return g(e(x), r) for each of `features` [B, F]."""
         given = representation.expand(len(features), -1)
@@ -115,10 +117,12 @@ class ConditionalRegressor(ConditionalProcess):
     def _check(self, support_x: Tensor, support_y: Tensor) -> None:
         check_targets(support_x, support_y, self.num_outputs)
 
+    @full_precision
     def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
         points: Tensor = self.point(torch.cat([features, targets], dim=1))
         return points.mean(dim=0)
 
+    @full_precision
     def _surprise(self, law: Tensor, targets: Tensor) -> Tensor:
         mean, spread = law.chunk(2, dim=1)
         deviation = 0.1 + 0.9 * softplus(spread)
@@ -143,6 +147,7 @@ class ConditionalClassifier(ConditionalProcess):
     def _check(self, support_x: Tensor, support_y: Tensor) -> None:
         check_support(support_x, support_y, self.num_outputs)
 
+    @full_precision
     def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
         return class_means(self.point(features), targets, self.num_outputs).flatten()
 

@@ -84,6 +84,30 @@ class EpisodeLearner(nn.Module, ABC):
         features = self.encode(torch.cat([support_x, query_x]))
         return features[: len(support_x)], features[len(support_x) :]
 
+    def predictor(
+        self, support_x: Tensor, support_y: Tensor, condition: Callable[[Tensor, Tensor], Predictor]
+    ) -> Predictor:
+        """Return a predictor that encodes, given what to do with features.
+
+        Support set and queries are encoded as one batch in training mode and if transductive, so
+        that batch-norm treats them alike; else the support set is encoded and learned from once.
+
+        Args:
+            support_x: [S, …], what the encoder takes.
+            support_y: [S] or [S, D].
+            condition: from the support set's features and `support_y` to a function from
+                queries' features to scores or targets.
+        """
+        if self.training or self.transductive:
+
+            def answer_together(query_x: Tensor) -> Tensor:
+                support, queries = self.encode_together(support_x, query_x)
+                return condition(support, support_y)(queries)
+
+            return answer_together
+        answer = condition(self.encode(support_x), support_y)
+        return lambda query_x: answer(self.encode(query_x))
+
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the loss to meta-train on, by default that of the answers to the queries."""
         predictions = self.adapt(episode.support_x, episode.support_y)(episode.query_x)

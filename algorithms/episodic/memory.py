@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from algorithms.episodic.class_means import one_hot
+from algorithms.episodic.features import full_precision, one_hot, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
 from algorithms.types import Encoder, Episode, EpisodeResult
 
@@ -111,30 +111,34 @@ class MemoryNetwork(EpisodeLearner):
         """Read the support set in its order; each query is then the next example."""
         if not self.training:
             check_support(support_x, support_y, self.num_outputs)
-        features = self.encode(support_x).flatten(1)
-        labels = one_hot(support_y, self.num_outputs, features)
-        _, state = self._read(features, _one_later(labels), self._empty(features))
-
-        def predict(query_x: Tensor) -> Tensor:
-            queries = self.encode(query_x).flatten(1)
-            last_label = labels[-1:].expand(len(queries), -1)
-            after = self.step(queries, last_label, state.copies(len(queries)))
-            return self._score([after])
-
-        return predict
+        return self.predictor(support_x, support_y, self._after)
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return, in training mode, the mean loss of support set and queries as one sequence."""
         if not self.training:
             return super().episode_loss(episode)
+        features = vectors(self.encode(torch.cat([episode.support_x, episode.query_x])))
         labels = torch.cat([episode.support_y, episode.query_y])
-        features = torch.cat(
-            [self.encode(episode.support_x).flatten(1), self.encode(episode.query_x).flatten(1)]
+        states = self._read(features, labels)
+        scores = self._score(
+            torch.cat([state.hidden for state in states]),
+            torch.cat([state.reads for state in states]),
         )
-        shown = _one_later(one_hot(labels, self.num_outputs, features))
-        scores, _ = self._read(features, shown, self._empty(features))
         return EpisodeResult(cross_entropy(scores, labels), scores[len(episode.support_y) :])
 
+    def _after(self, support: Tensor, support_y: Tensor) -> Predictor:
+        """Return what answers queries, given their features: each is the next example."""
+        last = self._read(vectors(support), support_y)[-1]
+        label = one_hot(support_y[-1:], self.num_outputs, last.hidden)
+
+        def answer(queries: Tensor) -> Tensor:
+            count, queries = len(queries), vectors(queries)
+            after = self.step(queries, label.expand(count, -1), last.copies(count))
+            return self._score(after.hidden, after.reads)
+
+        return answer
+
+    @full_precision
     def step(self, features: Tensor, shown: Tensor, state: MemoryState) -> MemoryState:
         """Take the next example of B sequences: features [B, F], the label shown with it [B, N]."""
         inputs = torch.cat([features, shown, state.reads.flatten(1)], dim=1)
@@ -151,21 +155,19 @@ class MemoryNetwork(EpisodeLearner):
         usage = self.usage_decay * state.usage + (read_weights + write_weights).sum(dim=1)
         return MemoryState(memory, usage, read_weights, read_weights @ memory, hidden, cell)
 
-    def _read(
-        self, features: Tensor, shown: Tensor, state: MemoryState
-    ) -> tuple[Tensor, MemoryState]:
-        """Return the scores [T, N] along one sequence, and the state at its end."""
-        states = []
+    def _read(self, features: Tensor, labels: Tensor) -> list[MemoryState]:
+        """Return the states after each example of one sequence: features [T, F], labels [T]."""
+        shown = one_hot(labels, self.num_outputs, features).roll(1, dims=0)
+        shown[0] = 0  # nothing is shown with the first example
+        states = [self._empty(features)]
         for t in range(len(features)):
-            state = self.step(features[t : t + 1], shown[t : t + 1], state)
-            states.append(state)
-        return self._score(states), state
+            states.append(self.step(features[t : t + 1], shown[t : t + 1], states[-1]))
+        return states[1:]
 
-    def _score(self, states: list[MemoryState]) -> Tensor:
-        """Return the scores [all sequences of all states, N]."""
-        hidden = torch.cat([state.hidden for state in states])
-        reads = torch.cat([state.reads for state in states]).flatten(1)
-        scores: Tensor = self.scores(torch.cat([hidden, reads], dim=1))
+    @full_precision
+    def _score(self, hidden: Tensor, reads: Tensor) -> Tensor:
+        """Return scores [B, N] from the controller's state and the reads."""
+        scores: Tensor = self.scores(torch.cat([hidden, reads.flatten(1)], dim=1))
         return scores
 
     def _empty(self, features: Tensor) -> MemoryState:
@@ -173,8 +175,3 @@ class MemoryNetwork(EpisodeLearner):
         shapes = [(slots, size), (slots,), (heads, slots), (heads, size)]
         shapes += [(self.controller.hidden_size,)] * 2
         return MemoryState(*(features.new_zeros(1, *shape) for shape in shapes))
-
-
-def _one_later(labels: Tensor) -> Tensor:
-    """Return `labels` [T, N] shifted by a step: nothing is shown with the first example."""
-    return torch.cat([torch.zeros_like(labels[:1]), labels[:-1]])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
-from algorithms.episodic.class_means import class_means
+from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
 from algorithms.types import Encoder
 
@@ -102,15 +102,13 @@ class SIB(EpisodeLearner):
         """Take θ⁰ from the support set; the predictor refines it on its queries."""
         if not self.training:
             check_support(support_x, support_y, self.num_outputs)
-        start = self.feature_scale * class_means(
-            self._directions(support_x), support_y, self.num_outputs
-        )
+        support = self._directions(support_x)
+        return lambda query_x: self._answer(support, support_y, self._directions(query_x))
 
-        def predict(query_x: Tensor) -> Tensor:
-            queries = self._directions(query_x)
-            return self.logits(self.refine(start, queries), queries)
-
-        return predict
+    @full_precision
+    def _answer(self, support: Tensor, support_y: Tensor, queries: Tensor) -> Tensor:
+        start = self.feature_scale * class_means(support, support_y, self.num_outputs)
+        return self.logits(self.refine(start, queries), queries)
 
     def logits(self, theta: Tensor, queries: Tensor) -> Tensor:
         """Return the logits [Q, N] of `queries` [Q, F] of length 1, under `theta` [N, F]."""
@@ -134,7 +132,7 @@ class SIB(EpisodeLearner):
 
     def _directions(self, inputs: Tensor) -> Tensor:
         # Not `encode`: the encoder is frozen with its own statistics, transductive or not.
-        return normalize(self.encoder(inputs).flatten(1), dim=1)
+        return normalize(vectors(self.encoder(inputs)), dim=1)
 
 
 class SyntheticGradient(nn.Module):

@@ -138,6 +138,16 @@ class TestEveryLearner:
             losses.append(float(loss.detach()))
         assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
 
+    def test_bfloat16_in_the_encoder_changes_little(self, name, kind):
+        learner, episode = make_learner(name, kind).float(), as_float32(make_episode(kind))
+        exact = learner.episode_loss(episode).loss.detach()
+        with torch.autocast("cpu", torch.bfloat16):
+            result = learner.episode_loss(episode)
+        result.loss.backward()
+        assert result.loss.dtype is torch.float32
+        torch.testing.assert_close(result.loss.detach(), exact, rtol=0.05, atol=0.05)
+        assert all(torch.isfinite(p.grad).all() for p in learner.parameters() if p.requires_grad)
+
     def test_a_bad_option_is_named(self, name, kind):
         with pytest.raises((TypeError, ValueError), match="transductive: expected true or false"):
             make_learner(name, kind, transductive="no")
