@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from algorithms.episodic.class_means import class_means
+from algorithms.episodic.features import class_means
 from algorithms.episodic.metric import MetricLearner, check_positive, full_precision
 from algorithms.types import Encoder
 
