@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, linear, normalize
 
 from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, query_loss
+from algorithms.episodic.metric import check_positive
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 HEADS = ("linear", "cosine")
@@ -63,8 +64,7 @@ class Classifier(EpisodeLearner):
             raise ValueError(f"head: expected {' or '.join(HEADS)}, got {head!r}")
         if adaptation not in ADAPTATIONS:
             raise ValueError(f"adaptation: expected {' or '.join(ADAPTATIONS)}, got {adaptation!r}")
-        if not penalty > 0:
-            raise ValueError(f"penalty: expected a positive number, got {penalty}")
+        check_positive("penalty", penalty)
         num_features = torch.Size(encoder.feature_shape).numel()
         self.adaptation, self.penalty = adaptation, penalty
         self.head = (nn.Linear if head == "linear" else CosineHead)(num_features, num_outputs)

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, check_targets
+from algorithms.episodic.metric import check_count
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 
@@ -50,8 +51,7 @@ class ConditionalProcess(EpisodeLearner):
             ValueError: an option is out of range.
         """
         super().__init__(encoder, num_outputs, transductive)
-        if representation_size < 1:
-            raise ValueError(f"representation_size: expected 1 or more, got {representation_size}")
+        check_count("representation_size", representation_size)
         num_features = torch.Size(encoder.feature_shape).numel()
         width, (from_targets, num_representations, law) = representation_size, self._sizes()
         self.point = _perceptron(num_features + from_targets, width, width, width)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from algorithms.episodic.features import full_precision, one_hot, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
+from algorithms.episodic.metric import check_count
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 
@@ -86,14 +87,14 @@ class MemoryNetwork(EpisodeLearner):
             transductive: Whether batch-norm uses the statistics of the queries.
 
         Raises:
+            TypeError: a size is no whole number.
             ValueError: an option is out of range.
         """
         super().__init__(encoder, num_outputs, transductive)
-        sizes = {"memory_slots": memory_slots, "memory_size": memory_size}
-        sizes |= {"controller_size": controller_size, "num_reads": num_reads}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        check_count("memory_slots", memory_slots)
+        check_count("memory_size", memory_size)
+        check_count("controller_size", controller_size)
+        check_count("num_reads", num_reads)
         if num_reads > memory_slots:
             raise ValueError(f"num_reads: {num_reads}, but memory_slots is {memory_slots}")
         if not 0 <= usage_decay <= 1:

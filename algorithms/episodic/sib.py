@@ -7,14 +7,13 @@ features, the layers of ξ), it is that of the authors' code.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
+from algorithms.episodic.metric import check_count, check_positive
 from algorithms.types import Encoder
 
 
@@ -64,19 +63,20 @@ class SIB(EpisodeLearner):
             transductive: Whether queries are answered together.
 
         Raises:
+            TypeError: an option is no number.
             ValueError: an option is out of range, or `num_steps` needs `transductive`.
         """
         super().__init__(encoder, num_outputs, transductive)
         num_steps = (3 if transductive else 0) if num_steps is None else num_steps
         hidden_size = 8 * num_outputs if hidden_size is None else hidden_size
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int):
+            raise TypeError(f"num_steps: expected a whole number, got {num_steps!r}")
         if num_steps < 0:
             raise ValueError(f"num_steps: expected 0 or more, got {num_steps}")
         if num_steps and not transductive:
             raise ValueError(f"num_steps: {num_steps} steps on the queries need transductive=True")
-        if not (lr > 0 and math.isfinite(lr)):
-            raise ValueError(f"lr: expected a positive number, got {lr}")
-        if hidden_size < 1:
-            raise ValueError(f"hidden_size: expected 1 or more, got {hidden_size}")
+        check_positive("lr", lr)
+        check_count("hidden_size", hidden_size)
         self.num_steps, self.lr = num_steps, lr
         _freeze(encoder)
         self.feature_scale = nn.Parameter(torch.ones(torch.Size(encoder.feature_shape).numel()))

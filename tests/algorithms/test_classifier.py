@@ -113,7 +113,7 @@ def test_transductive_answers_use_the_statistics_of_the_queries():
     [
         ({"head": "quadratic"}, "head: expected linear or cosine, got 'quadratic'"),
         ({"adaptation": "none"}, "adaptation: expected class_means or logistic_regression"),
-        ({"penalty": 0.0}, "penalty: expected a positive number, got 0.0"),
+        ({"penalty": 0.0}, "penalty: expected a positive finite number, got 0.0"),
     ],
 )
 def test_an_option_out_of_range_is_named(options, message):

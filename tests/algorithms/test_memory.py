@@ -172,3 +172,14 @@ def test_a_support_set_with_another_number_of_ways_is_refused():
     episode = image_episode(num_ways=2)
     with pytest.raises(ValueError, match="no example of class 2"):
         make_network().eval().adapt(episode.support_x, episode.support_y)
+
+
+def test_the_gradient_stays_finite_where_nothing_was_written():
+    """A cosine's gradient at an empty slot would be infinite; float32, gates shut or open."""
+    network, episode = make_network().float(), image_episode(dtype=torch.float32)
+    for gate in (-1e3, 1e3):
+        network.zero_grad()
+        with torch.no_grad():
+            network.gates.bias.fill_(gate)
+        network.episode_loss(episode).loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters())

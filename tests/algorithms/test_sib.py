@@ -184,11 +184,17 @@ def test_the_encoder_stays_as_it_was_given_in_training_too():
     [
         ({"num_steps": -1}, "num_steps: expected 0 or more, got -1"),
         ({"num_steps": 3, "transductive": False}, "num_steps: 3 steps on the queries need"),
-        ({"lr": 0.0}, "lr: expected a positive number, got 0.0"),
-        ({"lr": float("inf")}, "lr: expected a positive number, got inf"),
+        ({"lr": 0.0}, "lr: expected a positive finite number, got 0.0"),
+        ({"lr": float("inf")}, "lr: expected a positive finite number, got inf"),
         ({"hidden_size": 0}, "hidden_size: expected 1 or more, got 0"),
     ],
 )
 def test_an_option_out_of_range_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         SIB(Identity(), 3, **options)
+
+
+@pytest.mark.parametrize("value", [False, 2.0, "3"])
+def test_steps_are_counted_in_whole_numbers(value):
+    with pytest.raises(TypeError, match="num_steps: expected a whole number"):
+        SIB(Identity(), 3, num_steps=value)
