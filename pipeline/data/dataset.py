@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.data.alphabets import SIDE, AlphabetSet
+from pipeline.data.archives import MAX_ARCHIVE_BYTES
 from pipeline.data.image_classes import ImageClasses
 from pipeline.errors import BadInputError
 
@@ -20,6 +21,7 @@ class SourceFile:
     url: str  # of its folder on the official server
     md5: str  # of the official file, which is published with no other hash
     repacked_sha256: str  # of a copy with the same content in another packing
+    max_bytes: int = MAX_ARCHIVE_BYTES  # more than that is not it
 
     @property
     def name(self) -> str:
@@ -51,6 +53,29 @@ class Dataset(ABC):
     @abstractmethod
     def check(cls, path: Path, file: SourceFile) -> str:
         """Return how `path` was found to be `file`; BadInputError if its content is not that."""
+
+    @classmethod
+    def paths(cls, root: Path) -> list[Path]:
+        """Return the files under the data root that it is decoded from."""
+        return [root / file.path for file in cls.files]
+
+    @classmethod
+    def verify(cls, root: Path) -> None:
+        """Check all files; BadInputError says what keeps them from use, and what mends that."""
+        for file in cls.files:
+            path = cls.locate(root, file)
+            try:
+                cls.check(path, file)
+            except BadInputError as error:
+                raise BadInputError(f"{error}; {cls.replaced_with()}") from None
+        cls(root).identity()
+
+    @classmethod
+    def how(cls) -> str:
+        """Return how to get it."""
+        if not cls.files:
+            return "comes with outerloop"
+        return f"outerloop data fetch {cls.name} [--from DIR]"
 
     @classmethod
     def locate(cls, root: Path, file: SourceFile) -> Path:

@@ -10,10 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.archives import MAX_ARCHIVE_BYTES
 from pipeline.data.dataset import Dataset, SourceFile
 from pipeline.data.download import Progress, copy, download, publish
-from pipeline.data.registry import DATASETS, dataset_class
+from pipeline.data.registry import FETCHED, fetched_class
 from pipeline.errors import BadInputError
 from pipeline.files import sha256_file
 
@@ -61,9 +60,9 @@ def fetch(
         url_base: Folder on another server, e.g. a mirror; the official one if not given.
         progress: Called as bytes arrive.
     """
-    dataset = dataset_class(name)
+    dataset = fetched_class(name)
     if not dataset.files:
-        raise BadInputError(f"data set '{name}': comes with outerloop; there is nothing to fetch")
+        raise BadInputError(f"data set '{name}': {dataset.how()}; there is nothing to fetch")
     dataset.check_root(root)
     try:
         return [_fetch_file(dataset, f, root, from_dir, url_base, progress) for f in dataset.files]
@@ -76,19 +75,13 @@ def fetch(
 
 def list_datasets(root: Path) -> list[DatasetRow]:
     """Return a row for each data set, given the data root; every file is checked."""
-    return [_row(dataset, root) for _, dataset in sorted(DATASETS.items())]
+    return [_row(dataset, root) for _, dataset in sorted(FETCHED.items())]
 
 
 def problem_of(dataset: type[Dataset], root: Path) -> str:
     """Return what keeps `dataset` from being used, and what mends that; empty if nothing does."""
     try:
-        for file in dataset.files:
-            path = dataset.locate(root, file)
-            try:
-                dataset.check(path, file)
-            except BadInputError as error:
-                return f"{error}; {dataset.replaced_with()}"
-        dataset(root).identity()
+        dataset.verify(root)
     except BadInputError as error:
         return str(error)
     return ""
@@ -112,7 +105,7 @@ def _fetch_file(
     if isinstance(origin, Path):
         copy(origin, part, progress)
     else:
-        download(origin, part, MAX_ARCHIVE_BYTES, progress)
+        download(origin, part, file.max_bytes, progress)
     try:
         verdict = dataset.check(part, file)
     except BadInputError as error:
@@ -130,19 +123,14 @@ def _find(folder: Path, file: SourceFile) -> Path:
 
 
 def _row(dataset: type[Dataset], root: Path) -> DatasetRow:
-    paths = [root / file.path for file in dataset.files]
+    paths = dataset.paths(root)
     problem = problem_of(dataset, root)
-    if not paths:
-        where, how = "embedded", "comes with outerloop"
-    else:
-        where = str(paths[0].parent)
-        how = f"outerloop data fetch {dataset.name} [--from DIR]"
     return DatasetRow(
         name=dataset.name,
         present=not problem,
-        where=where,
+        where=str(paths[0].parent) if paths else "embedded",
         size_bytes=sum(path.stat().st_size for path in paths if path.is_file()),
         licence=dataset.licence,
-        how=how,
+        how=dataset.how(),
         problem=problem,
     )

@@ -55,6 +55,12 @@ class ImageClasses:
         """1 or 3."""
         return 3 if self.images.ndim == 4 else 1
 
+    def with_split(self, name: str, split: ClassSplit) -> ImageClasses:
+        """Return the same data set with one more split that comes with it."""
+        sizes = [(c.name, len(c.rows)) for c in self.classes]
+        splits = {**self.splits, name: split}
+        return image_classes(self.name, self.images, sizes, self.source, self.licence, splits)
+
     def header(self) -> dict[str, Any]:
         """Return, for a cache, all but the images."""
         return {

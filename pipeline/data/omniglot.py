@@ -62,7 +62,7 @@ class Omniglot(Dataset):
 
     def identity(self) -> str:
         """Return the archives' hashes; BadInputError says how to get what is missing."""
-        hashes = [_sha256(self.locate(self.root, file)) for file in self.files]
+        hashes = [sha256(self.locate(self.root, file)) for file in self.files]
         return f"omniglot {DECODER_VERSION} {' '.join(hashes)}"
 
     def decode(self) -> AlphabetSet:
@@ -72,12 +72,12 @@ class Omniglot(Dataset):
             path = self.locate(self.root, file)
             wanted = self.alphabets[file.name]
             try:
-                images += [_decode(path, name, png) for name, png in _drawings(path, wanted)]
+                images += [decode_drawing(path, name, png) for name, png in _drawings(path, wanted)]
             except BadInputError as error:
                 raise BadInputError(f"{error}; {self.replaced_with()}") from None
             shape += [(name, num, NUM_DRAWINGS) for name, num in wanted.items()]
-            verdict = _known_by(path, file) or ACCEPTED
-            sources.append(f"{file.name} ({verdict}; SHA-256 {_sha256(path)})")
+            verdict = known_by_hash(path, file) or ACCEPTED
+            sources.append(f"{file.name} ({verdict}; SHA-256 {sha256(path)})")
         alphabets = lay_out(shape)
         pixels = np.stack(images)
         return AlphabetSet(
@@ -98,7 +98,7 @@ class Omniglot(Dataset):
         its content alone: exactly Omniglot's alphabets, characters and drawings, each a PNG of
         105×105, which takes a second.
         """
-        known_by = _known_by(path, file)
+        known_by = known_by_hash(path, file)
         if known_by:
             return known_by
         for _ in _drawings(path, cls.alphabets[file.name]):
@@ -106,17 +106,18 @@ class Omniglot(Dataset):
         return ACCEPTED
 
 
-def _known_by(path: Path, file: SourceFile) -> str:
+def known_by_hash(path: Path, file: SourceFile) -> str:
     """Return the hash by which `path` is known to be `file`; nothing if it is not known."""
     # Not for security, as collisions can be made: it says which file this is meant to be.
     if _digest(path, lambda: hashlib.md5(usedforsecurity=False)) == file.md5:
         return f"official by its MD5 {file.md5}"
-    if _sha256(path) == file.repacked_sha256:
+    if sha256(path) == file.repacked_sha256:
         return "Omniglot packed anew, known by its SHA-256"
     return ""
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of the file in hexadecimal; BadInputError if it cannot be read."""
     return _digest(path, hashlib.sha256)
 
 
@@ -155,10 +156,10 @@ def _drawings(path: Path, wanted: dict[str, int]) -> Iterator[tuple[str, bytes]]
                     f"{key[0]}/character{key[1]:02}, drawing {key[2]:02}"
                 )
             name, read = found[key]
-            yield name, _checked_png(path, name, read())
+            yield name, checked_png(path, name, read())
 
 
-def _checked_png(path: Path, name: str, png: bytes) -> bytes:
+def checked_png(path: Path, name: str, png: bytes) -> bytes:
     """Return `png` if its header says 105×105; checked before any decoder allocates for it."""
     if png[:8] != PNG_SIGNATURE or len(png) < 24:
         raise BadInputError(f"{path}: entry {name!r} is no PNG picture")
@@ -171,7 +172,7 @@ def _checked_png(path: Path, name: str, png: bytes) -> bytes:
     return png
 
 
-def _decode(path: Path, name: str, png: bytes) -> Images:
+def decode_drawing(path: Path, name: str, png: bytes) -> Images:
     """Return uint8 [28, 28], ink 255 on 0."""
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:

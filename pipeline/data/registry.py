@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from pipeline.data.alphabets import AlphabetSet
 from pipeline.data.cache import cached
+from pipeline.data.cifar_fs import CifarFS
 from pipeline.data.dataset import Dataset
 from pipeline.data.glyphs import Glyphs
 from pipeline.data.image_classes import ImageClasses, characters_of
+from pipeline.data.miniimagenet import MiniImageNet
 from pipeline.data.omniglot import Omniglot
+from pipeline.data.one_shot_runs import OneShotRuns
 from pipeline.data.paths import cache_root, data_root
 from pipeline.errors import BadInputError
 
 DATASETS: dict[str, type[Dataset]] = {
+    "cifar-fs": CifarFS,
     "glyphs": Glyphs,
+    "miniimagenet": MiniImageNet,
     "omniglot": Omniglot,
 }
+# What `outerloop data` knows besides: files that belong to one of the data sets.
+FETCHED: dict[str, type[Dataset]] = {**DATASETS, OneShotRuns.name: OneShotRuns}
 
 
 def dataset_class(name: str) -> type[Dataset]:
     """Return the class of data set `name`; BadInputError lists what there is."""
-    if name not in DATASETS:
-        raise BadInputError(f"data set '{name}': unknown; known: {', '.join(sorted(DATASETS))}")
-    return DATASETS[name]
+    return _known(name, DATASETS)
+
+
+def fetched_class(name: str) -> type[Dataset]:
+    """Return the class of what `outerloop data fetch` gets as `name`; BadInputError as above."""
+    return _known(name, FETCHED)
 
 
 def load_dataset(name: str) -> AlphabetSet:
@@ -47,3 +57,9 @@ def load_image_classes(name: str) -> ImageClasses:
 def _load(name: str) -> AlphabetSet | ImageClasses:
     dataset = dataset_class(name)(data_root())
     return cached(cache_root(), name, dataset.identity(), dataset.decode)
+
+
+def _known(name: str, datasets: dict[str, type[Dataset]]) -> type[Dataset]:
+    if name not in datasets:
+        raise BadInputError(f"data set '{name}': unknown; known: {', '.join(sorted(datasets))}")
+    return datasets[name]

@@ -84,8 +84,9 @@ def _background(dataset: ImageClasses, seed: int) -> ClassSplit:
 def _vinyals(path: Path, dataset: ImageClasses) -> ClassSplit:
     if not path.is_file():
         raise BadInputError(
-            f"{path}: not found; get it with `outerloop data fetch omniglot-vinyals` (from a "
-            "folder with --from DIR), or choose episodes.split=standard"
+            f"{path}: not found; write there a JSON object of the lists train, val and test, of "
+            "entries such as images_background/Greek/character01 (torchmeta has them: "
+            "torchmeta/datasets/assets/omniglot), or choose episodes.split=standard"
         )
     parts = {
         part: [name.partition("/")[2] for name in names]  # which archive a character is in is known

@@ -1,6 +1,7 @@
 import hashlib
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,10 +9,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.fetch import fetch, list_datasets
+from pipeline.data.omniglot import Omniglot
 from pipeline.errors import BadInputError, RunFailedError
 from tests.pipeline.data.archives import omniglot_entries, write_small_omniglot, write_zip
 
 NAMES = ("images_background.zip", "images_evaluation.zip")
+
+
+def listed(root, name):
+    (row,) = (row for row in list_datasets(root) if row.name == name)
+    return row
 
 
 class RangeHandler(SimpleHTTPRequestHandler):
@@ -169,7 +176,8 @@ def test_missing_file_on_the_server_is_bad_input(root, tmp_path):
 
 
 def test_file_that_is_too_large_is_not_received(root, source, monkeypatch):
-    monkeypatch.setattr("pipeline.data.fetch.MAX_ARCHIVE_BYTES", 1000)
+    small = tuple(replace(file, max_bytes=1000) for file in Omniglot.files)
+    monkeypatch.setattr(Omniglot, "files", small)
     with served(source) as (url, _), pytest.raises(BadInputError, match="more than 1000 bytes"):
         fetch("omniglot", root, url_base=url)
 
@@ -234,27 +242,29 @@ def test_own_folder_of_the_data_set_is_no_data_root(root, source):
     inside = root / "omniglot"
     with pytest.raises(BadInputError, match=rf"OUTERLOOP_DATA={root}$"):
         fetch("omniglot", inside)
-    assert f"OUTERLOOP_DATA={root}" in list_datasets(inside)[1].problem
+    assert f"OUTERLOOP_DATA={root}" in listed(inside, "omniglot").problem
     # A folder of another name can be a data root, and is told how to become one.
-    assert f"outerloop data fetch omniglot --from {source}" in list_datasets(source)[1].problem
+    assert f"outerloop data fetch omniglot --from {source}" in listed(source, "omniglot").problem
     fetch("omniglot", source, from_dir=source)
-    assert list_datasets(source)[1].present
+    assert listed(source, "omniglot").present
 
 
 def test_unknown_and_embedded_data_sets(root):
-    with pytest.raises(BadInputError, match="'omniglott': unknown; known: glyphs, omniglot"):
+    with pytest.raises(
+        BadInputError, match=r"'omniglott': unknown; known: .*glyphs.*, omniglot, omniglot-one-shot"
+    ):
         fetch("omniglott", root)
     with pytest.raises(BadInputError, match="nothing to fetch"):
         fetch("glyphs", root)
 
 
 def test_list_says_what_is_there(root, source):
-    glyphs, omniglot = list_datasets(root)
+    glyphs, omniglot = listed(root, "glyphs"), listed(root, "omniglot")
     assert (glyphs.name, glyphs.present, glyphs.where) == ("glyphs", True, "embedded")
     assert (omniglot.present, omniglot.size_bytes) == (False, 0)
     assert "outerloop data fetch omniglot" in omniglot.how
     fetch("omniglot", root, from_dir=source)
-    omniglot = list_datasets(root)[1]
+    omniglot = listed(root, "omniglot")
     assert omniglot.present
     assert omniglot.where == str(root / "omniglot")
     assert omniglot.size_bytes == sum((source / name).stat().st_size for name in NAMES)
@@ -276,9 +286,9 @@ def test_list_says_what_is_damaged_and_what_replaces_it(root, source, harm):
     fetch("omniglot", root, from_dir=source)
     damaged = root / "omniglot" / NAMES[1]
     damaged.write_bytes(harm(damaged.read_bytes()))
-    omniglot = list_datasets(root)[1]
+    omniglot = listed(root, "omniglot")
     assert not omniglot.present
     assert str(damaged) in omniglot.problem
     assert "`outerloop data fetch omniglot` replaces it" in omniglot.problem
     fetch("omniglot", root, from_dir=source)
-    assert list_datasets(root)[1].present
+    assert listed(root, "omniglot").present

@@ -1,0 +1,148 @@
+"""Encoded pictures from files and Parquet tables, checked and decoded class by class."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.data.alphabets import Images
+from pipeline.data.image_classes import ClassSplit, ImageClasses, image_classes
+from pipeline.errors import BadInputError
+
+FORMATS = ["PNG", "JPEG", "BMP", "PPM", "GIF", "WEBP"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".gif", ".webp"}
+COLUMNS = ["image", "label", "class_name"]
+ROWS_AT_ONCE = 1000
+
+
+class Picture(NamedTuple):
+    """One encoded picture."""
+
+    class_name: str
+    where: str  # for messages
+    encoded: bytes
+
+
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Return width and height; BadInputError if it is no picture."""
+    with _opened(picture) as image:
+        return image.size
+
+
+def decode_classes(
+    name: str,
+    pictures: Iterable[Picture],
+    side: int,
+    *,
+    source: str,
+    licence: str,
+    splits: dict[str, ClassSplit] | None = None,
+    classes: Iterable[str] = (),
+) -> ImageClasses:
+    """Return the data set of `pictures`, in colour; classes in the order of their names.
+
+    BadInputError, naming the picture, for one that cannot be decoded or is not `side` by `side`;
+    and for a class that is not one of `classes`, or one of them without pictures.
+    """
+    found: dict[str, list[Images]] = {class_name: [] for class_name in sorted(classes)}
+    closed = bool(found)
+    for picture in pictures:
+        if closed and picture.class_name not in found:
+            raise BadInputError(f"{picture.where}: {name} has no class {picture.class_name!r:.120}")
+        found.setdefault(picture.class_name, []).append(_decode(picture, side))
+    for class_name, images in found.items():
+        if not images:
+            raise BadInputError(f"{source}: no picture of class {class_name!r:.120} was found")
+    sizes = [(class_name, len(found[class_name])) for class_name in sorted(found)]
+    pixels = np.stack([image for class_name, _ in sizes for image in found[class_name]])
+    return image_classes(name, pixels, sizes, source, licence, splits)
+
+
+def parquet_pictures(path: Path) -> Iterator[Picture]:
+    """Yield the rows of a Parquet file with the columns image, label and class_name."""
+    check_parquet(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            row = 0
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=["image", "class_name"]):
+                columns = zip(batch["class_name"].to_pylist(), batch["image"], strict=True)
+                for class_name, image in columns:
+                    yield Picture(str(class_name), f"{path}: row {row}", image.as_py() or b"")
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise BadInputError(f"{path}: is damaged ({_first_line(error)})") from None
+
+
+def check_parquet(path: Path) -> None:
+    """Raise BadInputError if `path` is no Parquet file of pictures; the pictures are not read."""
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise BadInputError(f"{path}: is no Parquet file ({_first_line(error)})") from None
+    missing = [column for column in COLUMNS if column not in schema.names]
+    if missing:
+        raise BadInputError(
+            f"{path}: has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}"
+        )
+    if not pa.types.is_binary(schema.field("image").type):
+        raise BadInputError(f"{path}: column image: expected encoded pictures (binary)")
+
+
+def file_picture(path: Path, class_name: str) -> Picture:
+    """Return the picture in the file `path`."""
+    try:
+        return Picture(class_name, str(path), path.read_bytes())
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """Return the picture files in each folder directly inside `folder`, all by name."""
+    found = {
+        entry.name: sorted(p for p in entry.iterdir() if p.suffix.lower() in SUFFIXES)
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    return {name: files for name, files in found.items() if files}
+
+
+def listing_digest(files: Iterable[Path]) -> str:
+    """Return a hash of names, sizes and times: of many small files, quicker than their content."""
+    digest = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _decode(picture: Picture, side: int) -> Images:
+    """Return uint8 [side, side, 3]."""
+    with _opened(picture) as image:
+        if image.size != (side, side):  # before any decoder allocates for it
+            raise BadInputError(
+                f"{picture.where}: {image.width} by {image.height} pixels; expected {side} by "
+                f"{side}"
+            )
+        try:
+            return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BadInputError(f"{picture.where}: cannot be decoded ({error})") from None
+
+
+def _opened(picture: Picture) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(picture.encoded), formats=FORMATS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise BadInputError(f"{picture.where}: is no picture") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
