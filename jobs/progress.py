@@ -86,6 +86,17 @@ class Messages:
         """Print it (above the bars, where there are some)."""
         self._console.print(escape(text), soft_wrap=True, highlight=False)
 
+    def at_once(self, text: str) -> None:
+        """Write it past every buffer and lock, where the next drawing of the bars leaves it."""
+        beginning = "\r\x1b[K" if self._console.is_terminal else ""
+        with contextlib.suppress(OSError):
+            line = f"{beginning}{text}{self._below_bars()}"
+            os.write(2 if self._console.stderr else 1, line.encode())
+
+    def _below_bars(self) -> str:
+        """Return the ends of line after which what stands below is drawn over."""
+        return "\n"
+
     def last_words(self, line: str, exit_code: int) -> None:
         """Write as `jobs.cli` reports an error, past every buffer and lock."""
         cursor = b"\r\x1b[K" + SHOW_CURSOR if self._console.is_terminal else b""
@@ -163,6 +174,9 @@ class LiveBars(Messages):
             each_s = (time.monotonic() - self._begun) / self._done
             left_s = each_s * (self._total - self._done)
             self._bars.update(self._phase, advance=amount, eta=eta(left_s))
+
+    def _below_bars(self) -> str:
+        return "\n" * max(1, (self._training is not None) + (self._phase is not None))
 
     def _add(self, name: str, total: int) -> TaskID:
         return self._bars.add_task(name, total=total, eta="?", caption=[])

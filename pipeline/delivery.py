@@ -23,6 +23,7 @@ from pipeline.files import sync_file, write_atomic
 from pipeline.metric_log import count_points, read_points
 from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
+from pipeline.progress import SHOWN
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
 
@@ -193,8 +194,8 @@ def deliver_until(
             points, items = delivery.deliver(with_refused=last)
             waiting = min(waiting[0], points), min(waiting[1], items)  # some may be refused
         except BaseException as error:  # all that MLflow, its database or its network can raise
-            reason = plain_reason(error)
-        with contextlib.suppress(Exception):  # what shows the log may be broken itself
+            reason = _what_fails(delivery, error)
+        with contextlib.suppress(BaseException):  # what shows the log may be broken itself
             _report(delivery, reason, failures, waiting)
         if last:
             return
@@ -211,19 +212,22 @@ def back_off_s(failures: int) -> float:
     return min(MAX_BACK_OFF_S, DELIVER_EVERY_S * 2.0 ** min(failures, 100))
 
 
+def _what_fails(delivery: Delivery, error: BaseException) -> str:
+    """Return the error in plain words: of a file here, whose path they begin with, or of MLflow."""
+    reason = plain_reason(error)
+    is_local = isinstance(error, OSError) and error.filename
+    return reason if is_local else f"MLflow at {redact(delivery.uri)}: {reason}"
+
+
 def _report(delivery: Delivery, reason: str, failures: int, waiting: tuple[int, int]) -> None:
     """Log the first failure of a row, and what had waited for the end of the row."""
-    uri = redact(delivery.uri)
     if reason and not failures:
-        logger.warning(
-            "MLflow at %s: %s; training goes on, and what is logged is kept and sent later",
-            uri, reason,
-        )  # fmt: skip
+        logger.warning("%s; training goes on, and what is logged is kept and sent later", reason)
     elif not reason and any(waiting):
-        # A warning too: whoever was warned that these wait is to see that they no longer do.
-        logger.warning(
+        # Shown too: whoever was warned that these wait is to see that they no longer do.
+        logger.info(
             "MLflow at %s: delivered %d metric points and %d other items that were waiting",
-            uri, *waiting,
+            redact(delivery.uri), *waiting, extra=SHOWN,
         )  # fmt: skip
 
 

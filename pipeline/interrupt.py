@@ -22,20 +22,21 @@ class StopRequest:
 
     Attributes:
         signal_name: The signal that asked; empty as long as none did.
+        progress: Who is told.
+        what_follows: What the first signal leads to, for who is told of it.
         how_to_go_on: Says what is kept of the run, and how to go on with it.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.signal_name = ""
+        self.progress: Progress = progress or SilentProgress()
+        self.what_follows = "stopping with a checkpoint"
         self.how_to_go_on: Callable[[], str] = lambda: "before the run began"
-        self._progress = progress or SilentProgress()
         self._begun = False
 
     def check(self) -> None:
-        """Raise InterruptedRunError if a stop was asked for, after a word to who watches."""
+        """Raise InterruptedRunError if a stop was asked for."""
         if self.signal_name:
-            again = "; Ctrl-C again ends at once" if self.signal_name == "SIGINT" else ""
-            self._progress.message(f"{self.signal_name}: stopping with a checkpoint{again}")
             raise InterruptedRunError(f"interrupted by {self.signal_name}")
 
     @contextmanager
@@ -52,8 +53,6 @@ class StopRequest:
         try:
             yield self
         finally:
-            if self.signal_name:  # the process is about to end: nothing may garble its last line
-                before[signal.SIGINT] = signal.SIG_IGN
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -73,9 +72,12 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self._begun and not (self.signal_name and number == signal.SIGINT):
-            self.signal_name = name
+            first, self.signal_name = not self.signal_name, name
+            if first:  # said now: the next safe point may be far away
+                again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
+                self.progress.at_once(f"{name}: {self.what_follows}{again}")
             return
         twice = "twice " if self.signal_name else ""
         line = f"interrupted {twice}by {name} {self.how_to_go_on()}"
-        self._progress.last_words(line, InterruptedRunError.exit_code)
+        self.progress.last_words(line, InterruptedRunError.exit_code)
         os._exit(InterruptedRunError.exit_code)

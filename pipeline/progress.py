@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+SHOWN = {"shown": True}  # `extra` of a log record that is told to who watches, like a warning
+
 
 @dataclass(frozen=True, slots=True)
 class OuterProgress:
@@ -64,6 +66,9 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """Something worth a line: a warning, a checkpoint that was restored."""
 
+    def at_once(self, text: str) -> None:
+        """A message from a signal handler: say it, and wait for no lock."""
+
     def last_words(self, line: str, exit_code: int) -> None:
         """The process ends now, in a signal handler: say why, and wait for no lock."""
 
@@ -81,6 +86,9 @@ class SilentProgress:
         """Ignore it."""
 
     def message(self, text: str) -> None:
+        """Ignore it."""
+
+    def at_once(self, text: str) -> None:
         """Ignore it."""
 
     def last_words(self, line: str, exit_code: int) -> None:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from pipeline.errors import OuterloopError
 from pipeline.evaluation import Evaluation
 from pipeline.progress import OuterProgress, Progress, line_of
 
 LINE_EVERY_S = 30.0
 PACKAGES = ("outerloop", "torch", "ray", "mlflow")
+FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,11 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def logged_to(path: Path, progress: Progress) -> Iterator[None]:
     """Send what the pipeline logs to `path`, and warnings to the one who watches too."""
-    handlers = [_LogFile(path), _ProgressHandler(progress)]
-    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers: list[logging.Handler] = [_ProgressHandler(progress)]
+    try:
+        handlers.append(_LogFile(path))
+    except OSError as error:
+        progress.message(f"{path}: {error.strerror}; the run goes on without this log")
     root = logging.getLogger("pipeline")
     level = root.level
     root.setLevel(logging.INFO)
@@ -38,9 +41,6 @@ def logged_to(path: Path, progress: Progress) -> Iterator[None]:
     try:
         _log_surroundings()
         yield
-    except OuterloopError as error:
-        logger.info("ended: %s", error)
-        raise
     finally:
         root.setLevel(level)
         for handler in handlers:
@@ -58,8 +58,9 @@ def log_evaluation(evaluation: Evaluation) -> None:
 class LoggedProgress:
     """Tells `progress` everything, and logs what a reader of the log wants of it."""
 
-    def __init__(self, progress: Progress, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(self, progress: Progress, log: Path, every_s: float = LINE_EVERY_S) -> None:
         self._progress = progress
+        self._log = log
         self._every_s = every_s
         self._next_line = 0.0
 
@@ -85,8 +86,16 @@ class LoggedProgress:
         logger.info("%s", text)
         self._progress.message(text)
 
-    def last_words(self, line: str, exit_code: int) -> None:
+    def at_once(self, text: str) -> None:
         """Pass on."""
+        self._progress.at_once(text)
+
+    def last_words(self, line: str, exit_code: int) -> None:
+        """Log it, past every buffer and lock."""
+        record = logger.makeRecord(__name__, logging.INFO, "", 0, "ended: %s", (line,), None)
+        with contextlib.suppress(OSError):
+            file = os.open(self._log, os.O_WRONLY | os.O_APPEND)
+            os.write(file, f"{FORMAT.format(record)}\n".encode())
         self._progress.last_words(line, exit_code)
 
 
@@ -104,8 +113,14 @@ def _log_surroundings() -> None:
 class _LogFile(logging.FileHandler):
     """log.txt, without which a run goes on: a full disk is told of by what cannot do without."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.setFormatter(FORMAT)
+
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
+        """Say nothing of the disk; what is wrong with the record is a mistake of its caller."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
     def close(self) -> None:
         """Close the file, whatever still waits to be written."""
@@ -114,11 +129,15 @@ class _LogFile(logging.FileHandler):
 
 
 class _ProgressHandler(logging.Handler):
-    """Shows warnings to whoever watches."""
+    """Shows warnings to whoever watches, and what is marked with SHOWN."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._progress = progress
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be shown."""
+        return record.levelno >= logging.WARNING or getattr(record, "shown", False)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass the message on."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,20 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters
-from pipeline.errors import InterruptedRunError, RunFailedError, TaskFailedError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
-from pipeline.run_log import LoggedProgress, log_evaluation, logged_to
+from pipeline.run_ending import RunEnding
+from pipeline.run_log import LoggedProgress, log_evaluation
 from pipeline.runs import RunFolder, home
 from pipeline.server import Start
 from pipeline.tasks import task_family
-from pipeline.tracking import Status, Tracker, tracking_uri
+from pipeline.tracking import Tracker, tracking_uri
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
-
-# For the last points to reach MLflow; what does not is sent when the run is resumed.
-FINISH_TIMEOUT_S = 30.0
-INTERRUPTED_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +63,7 @@ class RunSession:
         self._run = run
         self._backend = backend
         self._experiment = experiment
-        self._stop = stop
-        self._progress = progress
+        stop.progress = LoggedProgress(progress, run.log)
         self._family = task_family(experiment, torch.device("cpu"))
         self._uri = tracking_uri(experiment.tracking.uri, home())
         self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path)
@@ -80,15 +73,14 @@ class RunSession:
             self._tracker,
             Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
         )
+        self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
         version = checkpoint.step if checkpoint else 0
-        self._trainer = Trainer(
-            experiment, backend, self._books, stop, LoggedProgress(progress), version
-        )
+        self._trainer = Trainer(experiment, backend, self._books, stop, stop.progress, version)
         self._begun = time.monotonic()
 
     def train(self) -> TrainResult:
         """Meta-train to the end, meta-test, and put all of it on record."""
-        with self._on_record("train --resume"):
+        with self._ending.of("train --resume"):
             self._describe()
             steps_before = self._books.counters.inner_steps
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
@@ -117,7 +109,7 @@ class RunSession:
 
     def evaluate(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
         """Meta-test only, and put it on record."""
-        with self._on_record("evaluate"):
+        with self._ending.of("evaluate"):
             evaluation, plot = self._full_meta_test(baselines)
             self._summarise(evaluation, None)
         return evaluation, plot
@@ -240,53 +232,6 @@ class RunSession:
             self._experiment.model_dump(mode="json"),
         )
         return summary
-
-    @contextmanager
-    def _on_record(self, command: str) -> Iterator[None]:
-        """Log and track what the block does and how it ends."""
-        with logged_to(self._run.log, self._progress), self._tracked(), self._resumable(command):
-            yield
-
-    @contextmanager
-    def _resumable(self, command: str) -> Iterator[None]:
-        """Add to what ends the run how to go on with it, unless that would fail again."""
-
-        def how_to_go_on() -> str:
-            steps = self._books.checkpoints.steps()
-            saved = f"checkpoint at outer step {steps[-1]}" if steps else "no checkpoint yet"
-            return f"{saved}; go on with: outerloop {command} {self._run.run_id}"
-
-        self._stop.how_to_go_on = lambda: f"in run {self._run.run_id}; {how_to_go_on()}"
-        try:
-            yield
-        except TaskFailedError:
-            raise
-        except (InterruptedRunError, RunFailedError) as error:
-            raise type(error)(f"{error}; {how_to_go_on()}") from error
-        except OSError as error:
-            reason = error.strerror or str(error).strip().splitlines()[-1]
-            raise RunFailedError(
-                f"{error.filename or self._run.path}: {reason}; make room or mend the folder; "
-                f"{how_to_go_on()}"
-            ) from error
-
-    @contextmanager
-    def _tracked(self) -> Iterator[None]:
-        """End tracking with the status in which the block ends."""
-        try:
-            yield
-        except (InterruptedRunError, KeyboardInterrupt):
-            self._finish("KILLED", INTERRUPTED_TIMEOUT_S)
-            raise
-        except BaseException:
-            self._finish("FAILED", FINISH_TIMEOUT_S)
-            raise
-        self._finish("FINISHED", FINISH_TIMEOUT_S)
-
-    def _finish(self, status: Status, timeout_s: float) -> None:
-        with contextlib.suppress(RunFailedError):  # a full disk has been told of by then
-            self._tracker.log_artifact(self._run.log)
-        self._tracker.finish(status, timeout_s)
 
 
 def _score(metrics: dict[str, dict[str, Any]]) -> float:

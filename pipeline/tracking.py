@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from pipeline.redaction import redact, redact_addresses, redact_texts
 MAX_PARAM_CHARACTERS = 6000
 MAX_KEY_CHARACTERS = 250
 MAX_TAG_CHARACTERS = 5000
+LOOK_EVERY_S = 0.1  # at whether the end of tracking is still waited for
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -125,11 +126,16 @@ class Tracker:
         with self._disk_errors():
             self._log.sync()
 
-    def finish(self, status: Status | None, timeout_s: float = 30.0) -> int:
+    def finish(
+        self,
+        status: Status | None,
+        timeout_s: float = 30.0,
+        is_hurried: Callable[[], bool] = lambda: False,
+    ) -> int:
         """End tracking: send what waits, for `timeout_s` at most, and set the run's status.
 
         May be called while an error is on its way out, and puts none in its place: what the disk
-        does not take is named in a warning, and Ctrl-C ends the wait and nothing else.
+        does not take is named in a warning. The wait ends at once when `is_hurried` says so.
 
         Returns:
             How many points and items MLflow has not taken; 0 with a warning if the folder cannot
@@ -141,9 +147,10 @@ class Tracker:
                 self.set_status(status)
         with _disk_errors_as_warnings(), self._disk_errors():
             self._log.close()
-        with contextlib.suppress(KeyboardInterrupt):
-            self._finishing.set()
-            self._thread.join(timeout_s)
+        self._finishing.set()
+        limit = time.monotonic() + timeout_s
+        while self._thread.is_alive() and time.monotonic() < limit and not is_hurried():
+            self._thread.join(min(timeout_s, LOOK_EVERY_S))
         with _disk_errors_as_warnings():
             return _report_undelivered(self._delivery)
         return 0

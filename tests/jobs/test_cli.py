@@ -388,6 +388,33 @@ def test_runs_are_listed_with_their_states(outerloop, tmp_path, monkeypatch):
     assert ids[0] in outerloop("runs")[1]
 
 
+def test_mlflow_has_a_log_that_says_how_the_run_ended(trained, home):
+    (path,) = home.glob(f"mlartifacts/**/{trained['mlflow_run_id']}/**/log.txt")
+    log = path.read_text()
+    assert log.count("INFO ended well at outer step") == log.count("INFO command: ") > 0
+
+
+def test_a_mistake_of_ours_is_in_the_log_with_its_place(outerloop, monkeypatch, home):
+    monkeypatch.setattr(RunFolder, "write_summary", lambda *_: 1 / 0)
+    code, _, err = outerloop("train", "quickstart", *TINY, "name=mistaken")
+    assert code == 1
+    assert "ZeroDivisionError" in err
+    (run,) = home.glob("mistaken-*")
+    log = (run / "log.txt").read_text()
+    assert "INFO ended: division by zero\nTraceback (most recent call last)" in log
+
+
+def test_an_error_of_the_system_without_a_word_is_told_by_its_name(outerloop, monkeypatch):
+    def no_answer(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(RunFolder, "write_summary", no_answer)
+    code, _, err = outerloop("train", "quickstart", *TINY, "name=timeout")
+    line = "error: TimeoutError; checkpoint at outer step 2; go on with: outerloop train --resume"
+    assert code == 1
+    assert err.startswith(line)  # no advice about the disk
+
+
 def test_full_disk_names_path_and_way_on(outerloop, monkeypatch):
     """A file that cannot be written at the run's end; what was trained is in a checkpoint."""
     monkeypatch.setattr(RunFolder, "write_summary", lambda *_: os.write(full.fileno(), b"x"))
@@ -407,14 +434,43 @@ def test_version_and_short_help(capfd):
         assert "Usage" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("words", [("show", "quickstart"), ("show", "quickstart", "--json")])
-def test_a_reader_that_has_gone_is_no_error(words):
+@pytest.fixture
+def nobody():
+    """A pipe to write to, whose reader has gone."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *words],
-        cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
+    yield writing
     os.close(writing)
-    assert "Traceback" not in done.stderr
+
+
+def real_command(*words, **streams):
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, text=True, check=False, **streams
+    )
+
+
+@pytest.mark.parametrize("words", ["show quickstart", "show quickstart --json", "--help"])
+def test_a_reader_that_has_gone_is_no_error(words, nobody):
+    done = real_command(*words.split(), stdout=nobody, stderr=subprocess.PIPE)
+    assert done.returncode == 0
     assert "error" not in done.stderr.lower()
+
+
+def test_training_goes_on_when_its_reader_has_gone(nobody, home):
+    words = ("train", "quickstart", *TINY, "name=unread")
+    done = real_command(*words, stdout=nobody, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = home.glob("unread-*")
+    assert RunFolder(run).read_summary()["counts"]["outer_steps"] == 2
+    assert "ended well at outer step 2" in (run / "log.txt").read_text()
+
+
+def test_the_result_is_printed_when_the_reader_of_the_progress_has_gone(nobody):
+    words = ("train", "quickstart", *TINY, "--json")
+    done = real_command(*words, stderr=nobody, stdout=subprocess.PIPE)
+    assert (done.returncode, last_json(done.stdout)["outer_steps"]) == (0, 2)
+
+
+def test_an_error_that_nobody_reads_has_its_exit_code(nobody):
+    done = real_command("show", "absent", stderr=nobody, stdout=subprocess.PIPE)
+    assert done.returncode == 2

@@ -86,6 +86,19 @@ def test_a_wide_terminal_shows_every_figure():
     assert "  ".join(figures(LONG)) in line
 
 
+@pytest.mark.parametrize("stderr", [False, True])
+def test_what_a_signal_handler_says_stays_above_the_bars(stderr, capfd):
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, stderr=stderr)
+    live = LiveBars(live_bars(console))
+    live.at_once("none yet")
+    live.outer_step(STEP)
+    live.phase("meta-test", 2)
+    live.at_once("two bars")
+    said = capfd.readouterr()
+    assert (said.err if stderr else said.out) == "\r\x1b[Knone yet\n\r\x1b[Ktwo bars\n\n"
+    assert not (said.out if stderr else said.err)
+
+
 def test_the_last_part_alone_has_a_bar():
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with live_bars(console) as bars:

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import threading
 
 import pytest
@@ -71,10 +72,31 @@ class RefusesOnce:
 
 
 def test_what_waited_for_the_end_of_a_failure_is_counted_once(caplog):
+    caplog.set_level(logging.INFO)
     deliver_until(Turns(3), RefusesOnce())
     first, second = caplog.messages
     assert first.startswith("MLflow at http://127.0.0.1:9: connection refused; training goes on")
     assert second.endswith("delivered 3 metric points and 0 other items that were waiting")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.records[1].shown  # to who was warned, although it is no warning
+
+
+def test_a_file_here_that_cannot_be_read_is_not_laid_to_mlflow(database, tmp_path, caplog):
+    delivering = Delivery(run_folder(tmp_path), database, "unreadable")
+    delivering.metrics_path.mkdir()
+    deliver_until(Turns(1), delivering, (3, 0))
+    (said,) = caplog.messages
+    assert said.startswith(f"{delivering.metrics_path}: is a directory; training goes on")
+
+
+def test_what_shows_the_log_may_end_as_it_likes(caplog, monkeypatch):
+    def reader_has_gone(*_, **__):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(delivery.logger, "warning", reader_has_gone)
+    failing = FailingDelivery()
+    deliver_until(Turns(3), failing)
+    assert failing.attempts == 4
 
 
 def test_a_delivery_without_trouble_says_nothing(caplog):

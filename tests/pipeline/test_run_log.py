@@ -1,0 +1,52 @@
+"""log.txt: a run goes on without it, and mistakes in what is logged are not hidden by it."""
+
+import logging
+
+from pipeline.progress import SHOWN, SilentProgress
+from pipeline.run_log import logged_to
+
+logger = logging.getLogger("pipeline.test")
+
+
+class Heard(SilentProgress):
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text):
+        self.texts.append(text)
+
+
+def test_a_log_that_cannot_be_opened_is_told_of_and_no_end(tmp_path):
+    progress = Heard()
+    with logged_to(tmp_path, progress):
+        logger.warning("this is heard")
+    assert progress.texts == [
+        f"{tmp_path}: Is a directory; the run goes on without this log",
+        "this is heard",
+    ]
+
+
+def test_warnings_and_what_is_marked_are_heard_and_all_is_written(tmp_path):
+    progress = Heard()
+    with logged_to(tmp_path / "log.txt", progress):
+        logger.info("quiet")
+        logger.info("marked", extra=SHOWN)
+        logger.warning("warning")
+    assert progress.texts == ["marked", "warning"]
+    log = (tmp_path / "log.txt").read_text()
+    for line in ("INFO quiet", "INFO marked", "WARNING warning"):
+        assert line in log
+
+
+def test_a_full_disk_is_not_told_of_by_the_log(capsys):
+    with logged_to("/dev/full", SilentProgress()):
+        logger.info("lost")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mistake_in_what_is_logged_is_told_of(tmp_path, capsys):
+    record = logger.makeRecord("pipeline", logging.INFO, "", 0, "%d steps", ("no number",), None)
+    with logged_to(tmp_path / "log.txt", SilentProgress()):
+        for handler in logger.parent.handlers:  # not pytest's own, which raises
+            handler.handle(record)
+    assert "TypeError" in capsys.readouterr().err
