@@ -16,13 +16,14 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
 from pipeline.files import disk_errors, write_atomic
@@ -32,6 +33,9 @@ if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs ca
 
 MAX_SUMMARY_BYTES = 16 << 20
 NUM_RUNS_NAMED = 5  # in an error message
+# A listing of the runs holds each one's lock for a moment.
+LOCK_ATTEMPTS = 10
+LOCK_AGAIN_AFTER_S = 0.02
 
 
 def home() -> Path:
@@ -169,14 +173,12 @@ class RunFolder:
         with disk_errors(f"{self.path}", "mend the folder, then try again"):
             file = (self.path / ".lock").open("a+")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _lock(file):
                 file.seek(0)
                 holder = file.read(200).strip() or "another process"
                 raise BadInputError(
                     f"run {self.run_id} is in use by {holder}; wait for it, or stop it"
-                ) from None
+                )
             file.truncate(0)
             with contextlib.suppress(OSError):  # a full disk: the lock holds without a name too
                 os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -210,6 +212,16 @@ class RunFolder:
         if not isinstance(summary, dict):
             raise BadInputError(f"{self.summary}: expected a JSON object; remove it to go on")
         return summary
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock the file for this process alone; give up only if another one keeps it."""
+    for _ in range(LOCK_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(LOCK_AGAIN_AFTER_S)
+    return False
 
 
 def list_runs() -> list[str]:

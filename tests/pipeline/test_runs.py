@@ -1,14 +1,17 @@
 """Run folders: made whole, found by id or path, never outside the home."""
 
+import fcntl
 import json
 import math
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError
+from pipeline.run_list import overview
 from pipeline.runs import RunFolder, check_home, home, json_text, list_runs
 
 EXPERIMENT = build_experiment({"name": "trial", "seed": 3}, "test")
@@ -142,6 +145,46 @@ def test_a_run_is_for_one_process_at_a_time():
         pass
     with run.locked():  # and then it is free again
         pass
+
+
+def test_a_lock_that_a_listing_holds_for_a_moment_is_waited_for(monkeypatch):
+    run = RunFolder.create(EXPERIMENT)
+    (run.path / ".lock").touch()
+    listing = (run.path / ".lock").open("rb")
+    fcntl.flock(listing, fcntl.LOCK_SH)
+    monkeypatch.setattr("pipeline.runs.time.sleep", lambda _: listing.close())
+    with run.locked():
+        assert listing.closed
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghijkl")
+)
+DAMAGED = {
+    "counts of a summary": ("summary.json", '{"counts": 3}'),
+    "summary": ("summary.json", "{"),
+    "an infinite number of steps": ("config.yaml", "meta: {num_steps: .inf}"),
+    "text for a section": ("config.yaml", "algorithm: leap\nname: trial\nmeta: {num_steps: 3}"),
+    "a tree of billions": ("config.yaml", f"{BOMB}name: *l\nmeta: {{num_steps: 3}}"),
+    "nothing": ("config.yaml", ""),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED.values(), ids=list(DAMAGED))
+def test_a_run_with_a_damaged_file_is_listed_as_such_among_the_others(name, content):
+    whole, damaged = RunFolder.create(EXPERIMENT), RunFolder.create(EXPERIMENT)
+    (damaged.path / name).write_text(content)
+    states = {row.run_id: row.state for row in overview()}
+    assert states == {whole.run_id: "unfinished", damaged.run_id: "damaged"}
+
+
+def test_only_a_lock_that_is_held_means_running(monkeypatch):
+    run = RunFolder.create(EXPERIMENT)
+    with run.locked():
+        assert overview()[0].state == "running"
+    (run.path / ".lock").unlink()
+    (run.path / ".lock").mkdir()  # an OSError, and no sign of a process
+    assert overview()[0].state == "unfinished"
 
 
 def test_a_home_that_cannot_be_written_is_found_before_anything_is_made(tmp_path, monkeypatch):
