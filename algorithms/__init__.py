@@ -9,6 +9,7 @@ from typing import TypeGuard
 from algorithms.baselines import Finetune
 from algorithms.episodic.classifier import Classifier
 from algorithms.episodic.conditional_process import ConditionalClassifier, ConditionalRegressor
+from algorithms.episodic.learned_optimizer import LearnedOptimizer
 from algorithms.episodic.learner import EpisodeLearner
 from algorithms.episodic.maml import MAML
 from algorithms.episodic.matching import MatchingNetwork
@@ -35,6 +36,7 @@ EPISODE_LEARNERS: dict[str, type[EpisodeLearner]] = {
     "classifier": Classifier,
     "conditional_process": ConditionalClassifier,
     "conditional_process_regression": ConditionalRegressor,
+    "learned_optimizer": LearnedOptimizer,
     "maml": MAML,
     "matching": MatchingNetwork,
     "memory": MemoryNetwork,

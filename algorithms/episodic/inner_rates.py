@@ -49,7 +49,7 @@ class InnerRates(nn.Module):
     def forward(self, step: int) -> list[Tensor]:
         """Return the rates of `step`, one tensor for each of the L: shape [] or its own."""
         if self.kind == "per_parameter":
-            pieces = self.values.split([shape.numel() for shape in self.shapes])
+            pieces = self.values.split_with_sizes([shape.numel() for shape in self.shapes])
             return [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
         row = self.values[min(step, len(self.values) - 1)]
         return list(row.expand(len(self.shapes)).unbind())
