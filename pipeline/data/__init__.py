@@ -1,6 +1,13 @@
-"""Data sets of alphabets: decoded once, memory-mapped, augmented as tensors."""
+"""Data sets of alphabets and of image classes: decoded once, memory-mapped, augmented as tensors."""
 
 from pipeline.data.alphabets import Alphabet, AlphabetSet
-from pipeline.data.registry import DATASETS, load_dataset
+from pipeline.data.registry import DATASETS, image_shape, load_dataset, load_image_classes
 
-__all__ = ["DATASETS", "Alphabet", "AlphabetSet", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "Alphabet",
+    "AlphabetSet",
+    "image_shape",
+    "load_dataset",
+    "load_image_classes",
+]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.data.alphabets import AlphabetSet
 from pipeline.data.cache import cached
 from pipeline.data.cifar_fs import CifarFS
 from pipeline.data.dataset import Dataset
 from pipeline.data.glyphs import Glyphs
 from pipeline.data.image_classes import ImageClasses, characters_of
+from pipeline.data.image_folder import PREFIX, ImageFolder
 from pipeline.data.miniimagenet import MiniImageNet
 from pipeline.data.omniglot import Omniglot
 from pipeline.data.one_shot_runs import OneShotRuns
@@ -54,9 +57,23 @@ def load_image_classes(name: str) -> ImageClasses:
     return found if isinstance(found, ImageClasses) else characters_of(found)
 
 
+def image_shape(name: str) -> tuple[int, int]:
+    """Return channels and side in pixels of the images of data set `name`."""
+    dataset = _opened(name)
+    side = dataset.image_size if isinstance(dataset, ImageFolder) else dataset.side
+    return dataset.channels, side
+
+
 def _load(name: str) -> AlphabetSet | ImageClasses:
-    dataset = dataset_class(name)(data_root())
-    return cached(cache_root(), name, dataset.identity(), dataset.decode)
+    dataset = _opened(name)
+    return cached(cache_root(), dataset.name, dataset.identity(), dataset.decode)
+
+
+def _opened(name: str) -> Dataset:
+    """Return data set `name`, or for `folder:PATH` the user's folder PATH."""
+    if name.startswith(PREFIX):
+        return ImageFolder(Path(name.removeprefix(PREFIX)).expanduser().absolute())
+    return dataset_class(name)(data_root())
 
 
 def _known(name: str, datasets: dict[str, type[Dataset]]) -> type[Dataset]:
