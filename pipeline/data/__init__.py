@@ -1,4 +1,4 @@
-"""Data sets of alphabets and of image classes: decoded once, memory-mapped, augmented as tensors."""
+"""Data sets of alphabets and other classes: decoded once, memory-mapped, augmented as tensors."""
 
 from pipeline.data.alphabets import Alphabet, AlphabetSet
 from pipeline.data.registry import DATASETS, image_shape, load_dataset, load_image_classes
