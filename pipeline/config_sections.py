@@ -14,6 +14,7 @@ from algorithms.models.conv import ConvEncoder
 from pipeline.config_errors import ConfigProblems, Problem, known_names
 from pipeline.config_sources import DEFAULT_ALGORITHM
 from pipeline.data import DATASETS
+from pipeline.data.image_folder import PREFIX
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -110,14 +111,17 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The data set and its split into meta-training and held-out tasks."""
 
-    name: str = Field("omniglot", description="Data set, by its name in `outerloop data list`.")
+    name: str = Field(
+        "omniglot",
+        description="Data set: a name in `outerloop data list`, or folder:PATH with a folder a class.",
+    )
     num_train_tasks: int = Field(20, ge=1, description="Alphabets to meta-train on.")
     num_test_tasks: int = Field(10, ge=1, description="Alphabets held out for the meta-test.")
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in DATASETS:
+        if name not in DATASETS and not name.startswith(PREFIX):
             raise ValueError(f"unknown data set '{name}' {known_names(name, DATASETS)}")
         return name
 

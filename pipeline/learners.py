@@ -17,6 +17,12 @@ def is_episodic(experiment: Experiment) -> bool:
     return algorithms.is_episodic(find_learner(experiment.algorithm.name))
 
 
+def is_joint(experiment: Experiment) -> bool:
+    """Return whether meta-training is on minibatches of all its classes, in place of episodes."""
+    found = find_learner(experiment.algorithm.name)
+    return algorithms.is_episodic(found) and found.joint
+
+
 def trajectory_learner(experiment: Experiment) -> TrajectoryLearner:
     """Return the meta-learner that watches inner loops."""
     make: Callable[..., Any] = find_learner(experiment.algorithm.name)

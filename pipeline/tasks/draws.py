@@ -63,6 +63,26 @@ def draw_episode(size: EpisodeSize, classes: Integers, num_turns: int, seed: int
     )
 
 
+def draw_minibatch(size: int, classes: Integers, num_turns: int, seed: int) -> EpisodeDraw:
+    """Return `size` images drawn from all `classes`, rows as above; labels are those of classes.
+
+    All images are as likely and none comes twice. A class turned by t · 90° has the label of the
+    class plus t times the number of classes.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    ends = (classes[:, 1] - classes[:, 0]).cumsum()
+    places = generator.choice(num_turns * int(ends[-1]), size, replace=False, shuffle=True)
+    turns, places = np.divmod(places, ends[-1])
+    numbers = np.searchsorted(ends, places, side="right")
+    return EpisodeDraw(
+        rows=classes[numbers, 1] - (ends[numbers] - places),
+        turns=turns,
+        labels=turns * len(classes) + numbers,
+        offsets=generator.integers(0, 2 * PADDING + 1, (size, 2)),
+        flips=generator.random(size) < 0.5,
+    )
+
+
 def _distinct(ranges: Integers, num: int, generator: np.random.Generator) -> Integers:
     """Return [N, num] numbers of each range [N, 2], none twice, all as likely, in random order."""
     lengths = ranges[:, 1:] - ranges[:, :1]

@@ -8,6 +8,7 @@ import torch
 
 from algorithms.types import Episode
 from pipeline.config import Experiment
+from pipeline.learners import is_joint
 from pipeline.messages import Split
 from pipeline.seeding import derive_seed
 from pipeline.tasks.episode_task import EpisodeTask
@@ -28,6 +29,7 @@ class EpisodeFamily:
         """Load the data; BadInputError if it has too little for what the keys ask."""
         self._experiment = experiment
         self._sampler = make_sampler(experiment, device)
+        self._joint = is_joint(experiment)
 
     @property
     def dataset(self) -> Source:
@@ -55,10 +57,16 @@ class EpisodeFamily:
         )
 
     def group(self, meta_step: int, index: int) -> list[Episode]:
-        """Return the meta-training episodes of place `index` in the meta-batch of `meta_step`."""
+        """Return the meta-training episodes of place `index` in the meta-batch of `meta_step`.
+
+        For a learner of all classes at once they are minibatches of `task.batch_size` images.
+        """
         size = self._experiment.episodes.group
         places = range(index * size, (index + 1) * size)
-        return self._sampler.draw("train", [self._seed("train", meta_step, i) for i in places])
+        seeds = [self._seed("train", meta_step, i) for i in places]
+        if self._joint:
+            return self._sampler.minibatches(self._experiment.task.batch_size, seeds)
+        return self._sampler.draw("train", seeds)
 
     def episode(self, split: Split, number: int) -> Episode:
         """Return the held-out episode `number`; of meta-training, one that no step trains on."""

@@ -27,7 +27,14 @@ from pipeline.data.registry import load_image_classes
 from pipeline.data.splits import split_classes
 from pipeline.errors import BadInputError
 from pipeline.messages import Split
-from pipeline.tasks.draws import PADDING, EpisodeDraw, EpisodeSize, Integers, draw_episode
+from pipeline.tasks.draws import (
+    PADDING,
+    EpisodeDraw,
+    EpisodeSize,
+    Integers,
+    draw_episode,
+    draw_minibatch,
+)
 from pipeline.tasks.family import Source
 from pipeline.tasks.sinusoids import SinusoidSampler
 
@@ -54,6 +61,9 @@ class Sampler(Protocol):
 
     def draw(self, split: Split, seeds: Sequence[int]) -> list[Episode]:
         """Return the episode of each seed."""
+
+    def minibatches(self, size: int, seeds: Sequence[int]) -> list[Episode]:
+        """Return for each seed queries of all meta-training classes; their labels last."""
 
 
 class EpisodeSampler:
@@ -149,6 +159,18 @@ class EpisodeSampler:
             )
             for x, y in zip(images, labels, strict=True)
         ]
+
+    def minibatches(self, size: int, seeds: Sequence[int]) -> list[Episode]:
+        """Return for each seed `size` images of all meta-training classes: queries alone.
+
+        Labels are those of the classes, the same in every minibatch.
+        """
+        classes = self._classes["train"]
+        draws = [draw_minibatch(size, classes, self._num_turns, seed) for seed in seeds]
+        images = self._images(draws, augment=self._augment)
+        labels = self._to_device(np.stack([draw.labels for draw in draws]))
+        ways = self._num_classes("train")
+        return [Episode(x[:0], y[:0], x, y, ways) for x, y in zip(images, labels, strict=True)]
 
     def _images(self, draws: Sequence[EpisodeDraw], augment: bool) -> Tensor:
         """Return the images of all episodes, float32 [E, M, C, H, H]."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config import Experiment
-from pipeline.data import DATASETS
+from pipeline.data.paths import data_root
+from pipeline.data.registry import image_shape, load_image_classes
+from pipeline.data.splits import split_classes
+from pipeline.learners import is_joint
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +24,19 @@ def task_shape(experiment: Experiment) -> TaskShape:
     """Return the sizes that the tasks of `experiment` have in meta-training."""
     if experiment.task.kind == "sinusoids":
         return TaskShape(in_channels=1, image_size=0, num_outputs=1)
-    dataset = DATASETS[experiment.data.name]
-    ways = experiment.task.num_ways
+    channels, side = image_shape(experiment.data.name)
+    num_outputs = experiment.task.num_ways
     if experiment.task.kind == "episodes":
-        ways = experiment.episodes.num_ways
-    return TaskShape(dataset.channels, dataset.side, ways)
+        joint = is_joint(experiment)
+        num_outputs = _num_classes(experiment) if joint else experiment.episodes.num_ways
+    return TaskShape(channels, side, num_outputs)
+
+
+def _num_classes(experiment: Experiment) -> int:
+    """Return how many classes meta-training has, turned ones included."""
+    dataset = load_image_classes(experiment.data.name)
+    split = split_classes(dataset, experiment.episodes.split, experiment.seed, data_root())
+    return len(split.train) * (4 if experiment.episodes.rotations else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,10 @@ class SinusoidSampler:
         size = self._sizes[split]
         return {"num_shots": size.num_shots, "num_queries": size.num_queries}
 
+    def minibatches(self, size: int, seeds: Sequence[int]) -> list[Episode]:
+        """Raise NotImplementedError: sinusoids are drawn anew each time, so no class lasts."""
+        raise NotImplementedError("sinusoids have no classes")
+
     def draw(self, split: Split, seeds: Sequence[int]) -> list[Episode]:
         """Return the episode of each seed, float32: inputs [·, 1] and targets [·, 1]."""
         size = self._sizes[split]

@@ -10,12 +10,15 @@ from pipeline import session
 from pipeline.estimator import NotFittedError, load, prepared
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
+from pipeline.exported_weights import encoder_weights
 from pipeline.local import LocalBackend
+from pipeline.messages import TaskSpec
 from pipeline.progress import SilentProgress
 from pipeline.runs import RunFolder
 from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tasks.shapes import Preparation
+from pipeline.workers import make_worker
 from tests.pipeline.episodes_for_tests import tiny_episodes
 from tests.pipeline.runs_for_tests import make_trainer
 
@@ -190,3 +193,37 @@ def test_a_folder_that_is_damaged_or_there_already_is_refused(home):
         load(home / "model")
     with pytest.raises(BadInputError, match=r"model\.json: not found"):
         load(home)
+
+
+def test_a_backbone_is_trained_on_all_classes_and_stays_as_it_is_under_sib(home):
+    sizes = {"num_filters": 4, "num_blocks": 2, "num_pooled_blocks": 2}
+    backbone = train(
+        algorithm={"name": "classifier"}, task={"kind": "episodes", "batch_size": 16}, model=sizes
+    )
+    assert backbone.evaluation.summary()["classifier"]["accuracy"]["tasks"] == 6
+    export_run(RunFolder.open(backbone.run_id), home / "backbone")
+    pretrained = sizes | {"pretrained": str(home / "backbone")}
+    experiment = tiny_episodes(algorithm={"name": "sib"}, model=pretrained)
+    worker = make_worker(experiment)
+    weights = encoder_weights(home / "backbone")
+    spec = TaskSpec(0, 0, 0, "train", 0)
+    (segment,) = worker.run(spec, [worker.vector.values.numpy().copy()])
+    assert segment.finite
+    assert all(torch.equal(weights[k], v) for k, v in worker.model.encoder.state_dict().items())
+    assert not any(slot.name.startswith("encoder.") for slot in worker.vector.layout)
+    assert train(algorithm={"name": "sib"}, model=pretrained).evaluation is not None
+
+
+def test_minibatches_of_all_classes_have_labels_that_last():
+    family = task_family(
+        tiny_episodes(
+            algorithm={"name": "classifier"}, task={"kind": "episodes", "batch_size": 64}
+        ),
+        torch.device("cpu"),
+    )
+    (first, second) = family.group(0, 0)
+    assert first.num_ways == second.num_ways
+    assert len(first.support_x) == 0
+    assert len(first.query_x) == 64
+    assert int(first.query_y.max()) < first.num_ways
+    assert not torch.equal(first.query_y, second.query_y)
