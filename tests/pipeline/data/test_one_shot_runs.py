@@ -79,8 +79,7 @@ def test_absent_archive_says_how_to_get_it(tmp_path, monkeypatch):
     not (Path(DATA) / "omniglot/all_runs.zip").is_file(),
     reason="OUTERLOOP_DATA does not point at a folder with omniglot/all_runs.zip",
 )
-def test_real_runs_are_drawings_of_omniglots_characters(tmp_path, monkeypatch):
-    monkeypatch.setenv("OUTERLOOP_CACHE", str(tmp_path))
+def test_real_runs_are_drawings_of_omniglots_characters():
     runs = load_one_shot_runs()
     assert "official by its MD5" in runs.source
     omniglot = load_dataset("omniglot")
