@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import signal
 import sqlite3
@@ -32,6 +33,8 @@ MIN_MEMORY_GIB = 4  # two workers, the parameter server and Ray itself take abou
 MIN_DISK_GIB = 2
 SERVER_TIMEOUT_S = 5.0
 SQLITE = "sqlite:///"
+WITHOUT_RAY = "workers.count=0 runs without"
+ERROR_CLASS = re.compile(r"^[\w.]+(?:Error|Exception): ")
 
 TRY_RAY = """
 import ray
@@ -178,7 +181,7 @@ def disk() -> Check:
 def try_ray(timeout_s: float) -> Check:
     """Start Ray and run one task, in a process of its own that is ended after `timeout_s`."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", TRY_RAY],
+        [sys.executable, "-P", "-W", "ignore", "-c", TRY_RAY],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -192,13 +195,14 @@ def try_ray(timeout_s: float) -> Check:
         return Check("Ray starts", "fail", f"no answer in {timeout_s:.0f} s", _mend_ray(""))
     if process.returncode:
         last = (errors.strip().splitlines() or ["it died without a word"])[-1]
-        return Check("Ray starts", "fail", last, _mend_ray(last))
+        found, _, _ = ERROR_CLASS.sub("", last).partition(f"; {WITHOUT_RAY}")
+        return Check("Ray starts", "fail", found, _mend_ray(found))
     return Check("Ray starts", "ok", "a task ran")
 
 
 def _mend_ray(error: str) -> str:
-    without = "workers.count=0 runs without Ray"
-    if "AF_UNIX" in error or error.startswith(("OSError", "PermissionError", "NotADirectory")):
-        return f"set RAY_TMPDIR to a short path that can be written; {without}"
+    if "AF_UNIX" in error or "[Errno" in error:
+        return f"set RAY_TMPDIR to a short path that can be written; {WITHOUT_RAY} Ray"
     logs = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "session_latest" / "logs"
+    without = f"{WITHOUT_RAY} Ray"
     return f"see {logs}; {without}" if logs.exists() else without

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_config_path
 
 
 def replace_unwritable_caches() -> str:
@@ -24,23 +25,33 @@ def replace_unwritable_caches() -> str:
     Returns:
         A line that says so if decoded data sets are concerned, else nothing.
     """
-    reason = why_unwritable(user_cache_path("outerloop"))
-    if not reason:
-        return ""
-    folder = _temporary_folder()
     # Without it matplotlib warns of the home in every process, and makes a folder in each.
-    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
-    # A Ray that is started here would write a token to the home, and fails if it cannot.
-    names_token = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-    if not names_token and not Path("~/.ray/auth_token").expanduser().exists():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if not os.environ.get("MPLCONFIGDIR") and any(map(why_unwritable, _matplotlib_folders())):
+        os.environ["MPLCONFIGDIR"] = str(_temporary_folder() / "matplotlib")
     if os.environ.get("OUTERLOOP_CACHE"):
         return ""
-    os.environ["OUTERLOOP_CACHE"] = str(folder / "decoded")
+    folder = user_cache_path("outerloop")
+    reason = why_unwritable(folder)
+    if not reason:
+        return ""
+    os.environ["OUTERLOOP_CACHE"] = str(_temporary_folder() / "decoded")
     return (
-        f"{user_cache_path('outerloop')}: cannot be written: {reason}; decoded data sets go to "
+        f"{folder}: cannot be written: {reason}; decoded data sets go to "
         f"{os.environ['OUTERLOOP_CACHE']} this time; set OUTERLOOP_CACHE to a folder that lasts"
     )
+
+
+def replace_unwritable_ray_token() -> None:
+    """Give a Ray that is to be started here a token for this time where it cannot keep one.
+
+    It would write one to the user's home, and fails if it cannot.
+    """
+    folder = Path("~/.ray").expanduser()
+    names_token = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if names_token or os.access(folder / "auth_token", os.R_OK):
+        return
+    if why_unwritable(folder):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def why_unwritable(folder: Path) -> str:
@@ -51,6 +62,13 @@ def why_unwritable(folder: Path) -> str:
             return ""
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _matplotlib_folders() -> tuple[Path, ...]:
+    """Return where matplotlib keeps its settings and its list of fonts."""
+    if sys.platform.startswith(("linux", "freebsd")):
+        return user_config_path("matplotlib"), user_cache_path("matplotlib")
+    return (Path("~/.matplotlib").expanduser(),)
 
 
 def _temporary_folder() -> Path:

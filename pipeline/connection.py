@@ -13,8 +13,9 @@ import ray
 import ray._private.worker as ray_driver
 from ray.exceptions import AuthenticationError
 
+from pipeline.caches import replace_unwritable_ray_token
 from pipeline.config import Experiment
-from pipeline.errors import BadInputError
+from pipeline.errors import BadInputError, RunFailedError
 
 REACH_TIMEOUT_S = 5.0
 LIST_NODES_EVERY_S = 5.0
@@ -24,6 +25,7 @@ TOKEN_ADVICE = (
     "if the cluster uses tokens, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token "
     "(RAY_AUTH_MODE=disabled if it uses none)"
 )
+WITHOUT_RAY = "workers.count=0 runs without it"
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +33,21 @@ logger = logging.getLogger(__name__)
 def connect(experiment: Experiment) -> bool:
     """Join the cluster of `workers.address`, or start Ray here; True if it was started here.
 
-    Raises BadInputError when more workers or GPUs are asked for than there are.
+    Raises BadInputError when more workers or GPUs are asked for than there are, or no cluster is
+    at the address; RunFailedError when Ray cannot start here.
     """
     if ray.is_initialized():
         _check_resources(experiment)
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _log_messages(True)
     address = experiment.workers.address
-    _check_reachable(address)
+    if address:
+        _check_reachable(address)
+    _log_messages(True)
     try:
+        if not address:
+            replace_unwritable_ray_token()
         ray.init(
             address=address or "local",
             namespace="outerloop",
@@ -49,10 +55,12 @@ def connect(experiment: Experiment) -> bool:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
-        advice = f"; {TOKEN_ADVICE}" if address else ""
+    except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
         _log_messages(False)
-        raise BadInputError(f"workers.address: '{address}': {first_line(error)}{advice}") from None
+        reason = first_line(error)
+        if not address:
+            raise RunFailedError(f"Ray could not start: {reason}; {WITHOUT_RAY}") from None
+        raise BadInputError(f"workers.address: '{address}': {reason}; {TOKEN_ADVICE}") from None
     try:
         _check_resources(experiment)
     except BadInputError:
@@ -78,7 +86,7 @@ def _check_reachable(address: str) -> None:
     """Raise BadInputError if nothing answers at host:port: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        return  # auto, or empty
+        return  # auto
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:

@@ -165,10 +165,18 @@ def test_ray_without_a_place_for_its_files_fails_with_the_variable_that_names_on
     monkeypatch.setenv("RAY_TMPDIR", str(nowhere))
     check = checks.try_ray(timeout_s=120)
     assert check.status == "fail"
-    assert "RAY_TMPDIR" in check.mend
+    assert check.found == f"Ray could not start: [Errno 20] Not a directory: '{nowhere}'"
+    assert check.mend.startswith("set RAY_TMPDIR to a ")
 
 
 @pytest.mark.ray
-def test_ray_starts_here(monkeypatch):
+def test_ray_starts_though_home_cannot_be_written_nor_this_folder_be_trusted(
+    nowhere, tmp_path, monkeypatch
+):
     monkeypatch.undo()
-    assert checks.try_ray(timeout_s=120).status == "ok"
+    monkeypatch.setenv("HOME", str(nowhere))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "ray.py").write_text("raise SystemExit('of this folder')")
+    monkeypatch.chdir(tmp_path)
+    assert checks.try_ray(timeout_s=120) == checks.Check("Ray starts", "ok", "a task ran")
