@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import chain
 from typing import Any
 
 import yaml
 
+MAX_VALUES = 10_000
 MAP_TAG = "tag:yaml.org,2002:map"
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 
@@ -45,7 +47,10 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
     try:
         loader = _Loader(text)
         try:
-            return loader.get_single_data(), loader.repeated
+            node = loader.get_single_node()
+            if _num_values(node, {}) > MAX_VALUES:
+                raise NotYamlError(f"more than {MAX_VALUES} values, those of anchors counted too")
+            return node and loader.construct_document(node), loader.repeated
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -54,8 +59,25 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
         raise NotYamlError("a control character, which no text has") from None
     except RecursionError:
         raise NotYamlError("nested too deep") from None
+    except NotYamlError:
+        raise
     except ValueError:
         raise NotYamlError("a number that is too long, or a value that its tag forbids") from None
+
+
+def _num_values(node: yaml.Node | None, counted: dict[int, int]) -> int:
+    """Return how many values `node` stands for, each as often as an anchor repeats it.
+
+    A few lines of anchors that repeat one another can stand for more than any memory holds.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in counted:
+        counted[id(node)] = 0  # a node that holds itself is refused where it is built
+        is_mapping = isinstance(node, yaml.MappingNode)
+        below = chain.from_iterable(node.value) if is_mapping else node.value
+        counted[id(node)] = 1 + sum(_num_values(one, counted) for one in below)
+    return counted[id(node)]
 
 
 class _Loader(yaml.SafeLoader):
