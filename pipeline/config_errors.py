@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from pipeline.redaction import redact
+
 Key = tuple[str, ...]  # ("meta", "num_steps") for meta.num_steps
 
 TYPES = {
@@ -67,7 +69,7 @@ def known_names(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return `value` as a user would write it, cut at 100 characters."""
+    """Return `value` as a user would write it, without passwords, cut at 100 characters."""
     if value is None:
         return "nothing"
     if isinstance(value, str):
@@ -77,6 +79,7 @@ def shown(value: object) -> str:
             text = json.dumps(value, default=str, ensure_ascii=False)
         except (TypeError, ValueError):  # a key of bytes, a number of over 4,300 digits
             text = "something that cannot be shown"
+    text = redact(text)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 

@@ -15,6 +15,7 @@ from pipeline.config_errors import ConfigProblems, Problem, known_names
 from pipeline.config_sources import DEFAULT_ALGORITHM
 from pipeline.data import DATASETS
 from pipeline.data.image_folder import PREFIX
+from pipeline.redaction import redact
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -316,7 +317,7 @@ class TrackingConfig(Section):
     @field_validator("uri")
     @classmethod
     def _no_password(cls, uri: str) -> str:
-        if "@" in uri:
+        if "@" in uri or redact(uri) != uri:
             raise ValueError(
                 "a configuration is kept and shown, so it holds no password; give the address by "
                 "MLFLOW_TRACKING_URI"

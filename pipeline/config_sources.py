@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config_errors import Key, Problem, shown
 from pipeline.errors import BadInputError
+from pipeline.redaction import redact
 from pipeline.yaml_text import NotYamlError, parse_yaml
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -101,7 +102,7 @@ class Draft:
 
     def _parse(self, override: str) -> Source | None:
         """Return what the override says; None, with a problem noted, if it says nothing."""
-        name = f"override {override:.100}"
+        name = f"override {redact(override):.100}"
         key, equals, text = override.partition("=")
         parts = tuple(key.split("."))
         if not equals or not all(parts):

@@ -6,11 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# What stands before the last @ is a user's name and password, or a token. They may hold characters
+# that belong after a host; but what follows host:port is no password, nor is a query or fragment.
+USER = re.compile(r"://(?:[^\s?#]*|[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S*)@")
+NAMED = re.compile(r"((?:password|passwd|token|secret|(?:api|access|secret)_?key)=)[^&\s]+", re.I)
+
 
 def redact(text: str) -> str:
     """Return `text` without the user names and passwords of the addresses in it."""
-    text = re.sub(r"://(?:[^\s/]*:[^\s]*|[^\s/]*)@", "://***@", text)
-    return re.sub(r"(?i)((?:password|token|secret|key)=)[^&\s]+", r"\1***", text)
+    return NAMED.sub(r"\1***", USER.sub("://***@", text))
 
 
 def redact_addresses(value: Any) -> str:

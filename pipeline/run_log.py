@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.evaluation import Evaluation
 from pipeline.progress import OuterProgress, Progress, line_of
+from pipeline.redaction import redact
 
 LINE_EVERY_S = 30.0
 PACKAGES = ("outerloop", "torch", "ray", "mlflow")
@@ -100,7 +101,7 @@ class LoggedProgress:
 
 
 def _log_surroundings() -> None:
-    logger.info("command: %s", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    logger.info("command: %s", shlex.join(map(redact, [Path(sys.argv[0]).name, *sys.argv[1:]])))
     versions = [f"python {platform.python_version()}"]
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
