@@ -108,7 +108,7 @@ class _Rows:
         )
 
     def _table(self, widths: Sequence[int]) -> Table:
-        table = Table(title=self.title, title_justify="left")
+        table = Table(title=Text(self.title, style="table.title"), title_justify="left")
         for place, (column, width) in enumerate(zip(self.columns, widths, strict=True)):
             is_figures = all(FIGURE.fullmatch(row[place]) for row in self.rows)
             table.add_column(column, width=width, justify="right" if is_figures else "left")

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import IO, Any
 
 from rich.console import Console
@@ -27,13 +29,19 @@ from pipeline.tracking import tracking_uri
 
 STORE = "mlflow.db"
 ASK_EVERY_S = 0.2
+ASK_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0
 ERROR_LINE = re.compile(r"^[\w.]*(?:Error|Exception)\b.*", re.MULTILINE)
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, for what we do not use
 }
-HEARD = {"MLFLOW_LOGGING_LEVEL": "ERROR"}  # its last words are in its log
+OURS = {
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # its last words are in its log
+    "PYTHONSAFEPATH": "1",  # nothing is imported from the folder in which the user happens to be
+}
+UVICORN = f"--log-level warning --app-dir {os.devnull}"  # no line for every page; as PYTHONSAFEPATH
 
 
 def serve(console: Console, host: str, port: int) -> dict[str, Any]:
@@ -46,7 +54,9 @@ def serve(console: Console, host: str, port: int) -> dict[str, Any]:
     """
     uri = tracking_uri("", home())
     if is_http(uri):
-        console.print(f"The runs are tracked by the server at {redact(uri)}", soft_wrap=True)
+        console.print(
+            f"The runs are tracked by the server at {redact(uri)}", soft_wrap=True, markup=False
+        )
         return {"address": redact(uri), "tracking_uri": redact(uri)}
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (home() / STORE).exists():
         raise BadInputError(
@@ -57,7 +67,7 @@ def serve(console: Console, host: str, port: int) -> dict[str, Any]:
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--uvicorn-opts", "--log-level warning"]  # else a line for every page
+    command += ["--uvicorn-opts", UVICORN]
     with (
         tempfile.TemporaryFile() as output,
         contextlib.suppress(KeyboardInterrupt),
@@ -65,7 +75,9 @@ def serve(console: Console, host: str, port: int) -> dict[str, Any]:
     ):
         with console.status("starting…"):
             _wait_until_it_answers(process, address, output)
-        console.print(f"{address} shows {redact(uri)} (Ctrl+C ends it)", soft_wrap=True)
+        console.print(
+            f"{address} shows {redact(uri)} (Ctrl+C ends it)", soft_wrap=True, markup=False
+        )
         process.wait()
         raise RunFailedError(_last_words(process, output))
     return {"address": address, "tracking_uri": redact(uri)}
@@ -81,7 +93,7 @@ def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.leash", *command],
-        env={**QUIET, **os.environ, **HEARD},
+        env={**QUIET, **os.environ, **OURS},
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
@@ -106,13 +118,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _wait_until_it_answers(
     process: subprocess.Popen[bytes], address: str, output: IO[bytes]
 ) -> None:
-    while process.poll() is None:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{address}/health", timeout=END_TIMEOUT_S),
-        ):
+    # Its own machine is asked, which no proxy that the environment names can reach.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    limit = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < limit:
+        try:
+            opener.open(f"{address}/health", timeout=ASK_TIMEOUT_S).close()
+        except urllib.error.HTTPError:
+            return  # an answer too
+        except (OSError, HTTPException):
+            time.sleep(ASK_EVERY_S)
+        else:
             return
-        time.sleep(ASK_EVERY_S)
     raise RunFailedError(_last_words(process, output))
 
 
@@ -121,6 +138,8 @@ def _last_words(process: subprocess.Popen[bytes], output: IO[bytes]) -> str:
     said = output.read().decode(errors="replace")
     lines = ERROR_LINE.findall(said) or said.strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
+    if process.returncode is None:
+        return f"the MLflow server did not answer within {START_TIMEOUT_S:.0f} s: {redact(last)}"
     return f"the MLflow server ended with code {process.returncode}: {redact(last)}"
 
 

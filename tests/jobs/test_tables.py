@@ -152,6 +152,11 @@ def test_path_longer_than_the_terminal_loses_no_character():
     assert "".join(line.strip() for line in lines[2:]) == f"where: {path}".replace(" ", "")
 
 
+def test_a_title_is_no_markup():
+    assert printed(rows_table("Runs in /a[/b]", ("run",), [(PATH,)]))[0] == "Runs in /a[/b]"
+    assert printed(rows_table("Runs in /a[/b]", ("run",), [(PATH,)]), 20)[0] == "Runs in /a[/b]"
+
+
 def test_columns_of_figures_stand_to_the_right():
     lines = printed(rows_table("Bench", ("what", "value"), [("steps", "1,200.5"), ("x", "-")]))
     assert "│ 1,200.5 │" in lines[4]

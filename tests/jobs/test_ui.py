@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from jobs import cli
+from jobs import cli, ui
 from tests.processes import ROOT, wait_until
 
 
@@ -41,10 +41,11 @@ def home(store, tmp_path, monkeypatch):
 
 
 @contextmanager
-def started_ui(port):
+def started_ui(port, folder=ROOT, **environment):
     with subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "ui", "--port", str(port)],
-        cwd=ROOT,
+        [sys.executable, "-P", "-m", "jobs.cli", "ui", "--port", str(port)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,18 +73,49 @@ def answers(port):
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
 def test_the_server_ends_with_the_command_however_that_ends(home, death):
     port = free_port()
-    with started_ui(port) as ui:
-        assert ui.stdout.readline().startswith(f"http://127.0.0.1:{port} shows sqlite:///{home}/")
+    with started_ui(port) as process:
+        assert process.stdout.readline().startswith(
+            f"http://127.0.0.1:{port} shows sqlite:///{home}/"
+        )
         assert answers(port)
         assert f"{home}/mlflow.db" in commands()
-        os.kill(ui.pid, death)
-        rest, errors = ui.communicate()
-    assert ui.returncode == (-9 if death == signal.SIGKILL else 0)
+        os.kill(process.pid, death)
+        rest, errors = process.communicate()
+    assert process.returncode == (-9 if death == signal.SIGKILL else 0)
     assert (rest, errors) == ("", "")
     if death == signal.SIGKILL:
         wait_until(lambda: f"--port {port}" not in commands())
     assert f"--port {port}" not in commands()
     assert not answers(port)
+
+
+@pytest.mark.timeout(90)
+def test_neither_a_proxy_nor_modules_of_the_users_folder_are_in_the_way(home, tmp_path):
+    folder = tmp_path / "users"
+    folder.mkdir()
+    for module in ("jobs", "mlflow", "uvicorn", "fastapi"):
+        (folder / f"{module}.py").write_text(f"raise SystemExit('{module} of this folder')")
+    port = free_port()
+    with started_ui(port, folder, http_proxy=f"http://127.0.0.1:{free_port()}") as process:
+        assert process.stdout.readline().startswith(f"http://127.0.0.1:{port} shows "), (
+            process.stderr.read()
+        )
+        process.terminate()
+        process.wait()
+
+
+def test_a_server_that_never_answers_is_given_up(home, monkeypatch, capsys):
+    monkeypatch.setattr(ui, "START_TIMEOUT_S", 0.1)
+    port = free_port()
+    assert cli.run(["ui", "--port", str(port)]) == 1
+    assert "the MLflow server did not answer within 0 s" in capsys.readouterr().err
+    assert f"--port {port}" not in commands()
+
+
+def test_an_address_in_brackets_is_shown_whole(monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://[fe80::1]:5000")
+    assert cli.run(["ui"]) == 0
+    assert "http://[fe80::1]:5000" in capsys.readouterr().out
 
 
 def test_a_port_in_use_is_one_line(home, capsys):
