@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.files import sync_folder
@@ -52,7 +52,7 @@ def download(url: str, part: Path, max_bytes: int, progress: Progress) -> None:
 
 
 def copy(source: Path, part: Path, progress: Progress) -> None:
-    """Copy `source` to the file `part`; BadInputError if it cannot be opened."""
+    """Copy `source` to the file `part`; BadInputError if it cannot be read."""
     try:
         file = source.open("rb")
     except FileNotFoundError:
@@ -60,10 +60,18 @@ def copy(source: Path, part: Path, progress: Progress) -> None:
     except OSError as error:
         raise BadInputError(f"{source}: cannot be read: {error.strerror}") from None
     with file, part.open("wb") as out:
-        shutil.copyfileobj(file, out)
+        while chunk := _read(file, source):
+            out.write(chunk)
         out.flush()
         os.fsync(out.fileno())
     progress(source.name, _size(part), _size(part))
+
+
+def _read(file: IO[bytes], source: Path) -> bytes:
+    try:
+        return file.read(CHUNK_BYTES)
+    except OSError as error:
+        raise BadInputError(f"{source}: cannot be read: {error.strerror}") from None
 
 
 def publish(part: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ by hash. The SHA-256 of every file is reported, so that two machines can compare
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from pipeline.data.dataset import Dataset, SourceFile
 from pipeline.data.download import Progress, copy, download, publish
 from pipeline.data.registry import FETCHED, fetched_class
-from pipeline.errors import BadInputError
+from pipeline.errors import BadInputError, RunFailedError
 from pipeline.files import sha256_file
 
 
@@ -50,8 +51,8 @@ def fetch(
     """Bring the files of data set `name` under `root`, each checked before it gets its name.
 
     Raises BadInputError for an unknown data set, a file that is not what it should be or a
-    folder that cannot be written; RunFailedError for a download that does not come to its end,
-    which the next call takes up.
+    folder that cannot be written; RunFailedError for a disk that is full, or a download that does
+    not come to its end, which the next call takes up.
 
     Args:
         name: Of the data set.
@@ -67,7 +68,8 @@ def fetch(
     try:
         return [_fetch_file(dataset, f, root, from_dir, url_base, progress) for f in dataset.files]
     except OSError as error:
-        raise BadInputError(
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (RunFailedError if is_full else BadInputError)(
             f"{error.filename or root}: the data cannot be stored: {error.strerror}; set "
             "OUTERLOOP_DATA to a folder that can be written and has room"
         ) from None

@@ -1,4 +1,5 @@
 import hashlib
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -223,6 +224,22 @@ def test_root_that_cannot_be_written_is_one_line(tmp_path, source):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInputError, match="cannot be stored: Not a directory; set OUTERLOOP_DAT"):
         fetch("omniglot", tmp_path / "file", from_dir=source)
+
+
+def test_a_full_disk_is_a_failure_and_no_bad_input(root, source):
+    part = root / "omniglot" / f"{NAMES[0]}.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(RunFailedError, match="cannot be stored: No space left on device"):
+        fetch("omniglot", root, from_dir=source)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_that_cannot_be_read_to_its_end_is_the_one_to_blame(root, source):
+    (source / NAMES[0]).unlink()
+    (source / NAMES[0]).symlink_to("/proc/self/mem")  # opens, and gives an error at its beginning
+    with pytest.raises(BadInputError, match=rf"^{source / NAMES[0]}: cannot be read: Input/output"):
+        fetch("omniglot", root, from_dir=source)
 
 
 def test_wrong_file_in_a_folder_is_named_where_it_lies(root, source):
