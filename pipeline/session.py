@@ -16,6 +16,7 @@ from pipeline.evaluation import Evaluation
 from pipeline.files import disk_errors, write_atomic
 from pipeline.interrupt import StopRequest
 from pipeline.progress import Progress
+from pipeline.redaction import redact
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
@@ -121,17 +122,16 @@ def _listening(
     experiment: Experiment, start: Start, progress: Progress
 ) -> Iterator[tuple[Backend, StopRequest]]:
     """Give a backend, and the request to stop that signals make from now on."""
-    with StopRequest(progress).listening() as stop:
-        if experiment.workers.count:
-            noun = "worker" if experiment.workers.count == 1 else "workers"
-            progress.message(f"starting {experiment.workers.count} {noun}…")
-        with open_backend(experiment, start) as backend:
-            stop.begin()
-            yield backend, stop
+    with (
+        StopRequest(progress).listening() as stop,
+        open_backend(experiment, start, progress) as backend,
+    ):
+        stop.begin()
+        yield backend, stop
 
 
 @contextmanager
-def open_backend(experiment: Experiment, start: Start) -> Iterator[Backend]:
+def open_backend(experiment: Experiment, start: Start, progress: Progress) -> Iterator[Backend]:
     """Give workers and aggregator, in this process or on Ray, and end them afterwards."""
     # Decodes the data once, before several workers want it, and finds what is missing.
     task_family(experiment, torch.device("cpu"))
@@ -143,6 +143,8 @@ def open_backend(experiment: Experiment, start: Start) -> Iterator[Backend]:
     else:
         from pipeline.cluster import RayBackend
 
+        noun = "worker" if experiment.workers.count == 1 else "workers"
+        progress.message(f"starting {experiment.workers.count} {noun}…")
         backend = RayBackend(experiment, start)
     try:
         yield backend
@@ -166,7 +168,7 @@ def _resumed_experiment(run: RunFolder, overrides: Sequence[str]) -> Experiment:
         key = text.partition("=")[0]
         if not key.startswith(RESUMABLE):
             raise BadInputError(
-                f"override '{text}': a resumed run can change {', '.join(RESUMABLE)}; for anything "
-                "else start a new run"
+                f"override '{redact(text)}': a resumed run can change {', '.join(RESUMABLE)}; for "
+                "anything else start a new run"
             )
     return load_experiment(run.config, overrides)

@@ -114,11 +114,10 @@ BAD_INPUT = {
     "name": (["show", "quickstart", "name=a/b"], "override name=a/b: expected at most 64 letters"),
     "endless list": (["show", "quickstart", "seed=" + 9999 * "["], "is no YAML value"),
     "ray client": (["train", "quickstart", "workers.address=ray://h:1"], "workers.address=auto"),
-    "no cluster": (
-        ["train", "quickstart", "workers.address=127.0.0.1:1"],
-        "no Ray cluster answers there",
-    ),
     "password": (["train", "quickstart", "tracking.uri=http://u:pw@h"], "MLFLOW_TRACKING_URI"),
+    "token": (["train", "quickstart", "tracking.uri=http://h?token=pw"], "MLFLOW_TRACKING_URI"),
+    "resumed password": (["train", "--resume", "absent", "tracking.uri=http://u:pw@h"], "absent"),
+    "password elsewhere": (["show", "quickstart", "seed=http://u:pw@h"], "got 'http://***@h'"),
     "store": (["train", "quickstart", "tracking.uri=nowhere"], "expected an MLflow server"),
     "no experiment": (["train"], "expected EXPERIMENT"),
     "missing file": (["show", "absent.yaml"], "absent.yaml: cannot be read"),
@@ -139,12 +138,33 @@ def test_bad_input_is_one_line_and_exit_2(words, said, outerloop, home):
     before = sorted(os.listdir(home))
     code, out, err = outerloop(*words, "--json")
     assert code == 2
-    err = err.removeprefix("starting 2 workers…\n")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said in err
+    assert "pw" not in err
     assert last_json(out) == {"error": err.removeprefix("error: ").strip(), "exit_code": 2}
     assert sorted(os.listdir(home)) == before
+
+
+def test_an_address_without_a_cluster_is_bad_input(outerloop):
+    code, _, err = outerloop("train", "quickstart", "workers.address=127.0.0.1:1", "--json")
+    starting, error = err.splitlines()
+    assert (code, starting) == (2, "starting 2 workers…")
+    assert "no Ray cluster answers there" in error
+
+
+@pytest.mark.ray
+def test_ray_that_cannot_start_here_has_failed_and_no_address_is_to_blame(home, tmp_path):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "train", "quickstart"],
+        cwd=ROOT, env={**os.environ, "RAY_TMPDIR": str(tmp_path / "file")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Ray could not start: ")
+    assert done.stderr.endswith("workers.count=0 runs without it\n")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -154,9 +174,28 @@ def test_a_gpu_that_is_not_there_is_bad_input(outerloop):
     assert "torch sees 0 GPU(s)" in err
 
 
-@pytest.mark.parametrize(
-    "content", [b"a: [", b"- 1", b"", b"\xff\xfe\x00", b"seed: !!python/object:os.system {}"]
-)
+def anchors(start, opening, again, closing):
+    """A text of nine lines, each of which repeats the one before it eight times."""
+    lines = [f"a0: &a0 {start}"]
+    for here in range(1, 9):
+        items = ", ".join(again.format(key, here - 1) for key in range(8))
+        lines.append(f"a{here}: &a{here} {opening}{items}{closing}")
+    return "\n".join(lines).encode()
+
+
+NO_YAML = {
+    "open bracket": b"a: [",
+    "a list": b"- 1",
+    "nothing": b"",
+    "no text": b"\xff\xfe\x00",
+    "an object": b"seed: !!python/object:os.system {}",
+    "mappings that repeat one another": anchors("{x: 1}", "{", "x{}: *a{}", "}"),
+    "lists that repeat one another": anchors("[1]", "[", "*a{1}", "]"),
+    "merges of one another": anchors("{x: 1}", "{<<: [", "*a{1}", "]}"),
+}
+
+
+@pytest.mark.parametrize("content", NO_YAML.values(), ids=list(NO_YAML))
 def test_yaml_that_is_none_is_refused(content, outerloop, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
@@ -167,7 +206,7 @@ def test_yaml_that_is_none_is_refused(content, outerloop, tmp_path):
 
 def test_missing_data_says_how_to_get_it(outerloop, tmp_path, monkeypatch):
     monkeypatch.setenv("OUTERLOOP_DATA", str(tmp_path))
-    code, _, err = outerloop("train", "leap-omniglot", "workers.count=0")
+    code, _, err = outerloop("train", "leap-omniglot")
     assert (code, err.count("\n")) == (2, 1)
     assert "outerloop data fetch omniglot" in err
 
