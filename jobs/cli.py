@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs.console import CommandConsole, drop_output, say
+from jobs.console import CommandConsole, drop_output, say, take_standard_streams
 from jobs.endings import line_and_code, line_and_code_of_exit
 from pipeline.caches import replace_unwritable_caches
 from pipeline.runs import home
@@ -88,15 +88,16 @@ def train(
 def evaluate(
     context: typer.Context,
     run: RunName,
+    overrides: Overrides = None,
     baselines: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="In place of the experiment's own.")
     ] = None,
 ) -> Result:
-    """Meta-test a run on its held-out tasks, beside its baselines."""
+    """Meta-test a run on its held-out tasks, beside its baselines; with KEY=VALUE another test."""
     from jobs import commands
 
     names = None if baselines is None else tuple(name for name in baselines.split(",") if name)
-    return commands.evaluate(context.obj, run, names)
+    return commands.evaluate(context.obj, run, names, overrides or [])
 
 
 @app.command()
@@ -238,11 +239,14 @@ def bench_pipeline(context: typer.Context, overrides: Overrides = None) -> Resul
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    take_standard_streams()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         drop_output(1)
+    except OSError as error:
+        code = _report(*line_and_code(error), as_json=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that could be interrupted
     sys.exit(code)
 
@@ -270,8 +274,11 @@ def run(arguments: Sequence[str]) -> int:
     if result == 130:  # typer's answer to KeyboardInterrupt
         return _report("interrupted", 130, as_json)
     if isinstance(result, dict):
-        if as_json:
-            _print_json(result)
+        try:
+            if as_json:
+                _print_json(result)
+        except OSError as error:
+            return _report(*line_and_code(error), as_json=False)
         return int(result.get("exit_code", 0))
     return int(result or 0)  # --help and the like
 

@@ -15,7 +15,7 @@ from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
-from pipeline.plots import comparison_name, picture_format, plot_evaluation
+from pipeline.plots import check_destination, comparison_name, plot_evaluation
 from pipeline.runs import RunFolder, home
 
 Result = dict[str, Any]
@@ -37,11 +37,13 @@ def resume(console: Console, run: str, overrides: list[str]) -> Result:
     return _training_result(console, result)
 
 
-def evaluate(console: Console, run: str, baselines: tuple[str, ...] | None) -> Result:
+def evaluate(
+    console: Console, run: str, baselines: tuple[str, ...] | None, overrides: list[str]
+) -> Result:
     """Meta-test the run."""
     folder = RunFolder.open(run)
     with shown(console) as progress:
-        evaluation, plot = session.evaluate(folder, baselines, progress)
+        evaluation, plot = session.evaluate(folder, baselines, progress, overrides)
     console.print(evaluation_table(evaluation))
     _look(console, run=folder.path, plot=plot)
     return {"run_id": folder.run_id, "methods": evaluation.summary(), "plot": plot}
@@ -50,8 +52,9 @@ def evaluate(console: Console, run: str, baselines: tuple[str, ...] | None) -> R
 def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
     """Compare the runs' meta-tests."""
     folders = list(dict.fromkeys(RunFolder.open(run) for run in runs))
+    if plot is not None:
+        check_destination(plot)
     path = plot or home() / comparison_name([folder.run_id for folder in folders])
-    picture_format(path)
     compared = comparison.compare([Evaluation.from_parquet(f.evaluation) for f in folders])
     console.print(evaluation_table(compared.evaluation))
     console.print(training_table(compared))

@@ -45,14 +45,15 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("method", overflow="fold", ratio=1)
     for _, column, _, _ in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("tasks", justify="right", no_wrap=True)
+    several_seeds = len({curve.seed for curve in evaluation.curves}) > 1
+    table.add_column("pairs" if several_seeds else "tasks", justify="right", no_wrap=True)
     best = {metric: _best(summary, metric, more) for metric, _, _, more in columns}
     for method, metrics in summary.items():
         cells = [
             _figure(metrics.get(metric), factor, best[metric]) for metric, _, factor, _ in columns
         ]
-        tasks = {curve.task for curve in evaluation.curves if curve.method == method}
-        table.add_row(Text(method), *cells, str(len(tasks)))
+        counted = {(c.task, c.seed) for c in evaluation.curves if c.method == method}
+        table.add_row(Text(method), *cells, str(len(counted)))
     return table
 
 
@@ -180,7 +181,8 @@ def _protocol_words(protocol: dict[str, Any]) -> str:
     shots = f"{protocol['episodes.num_shots']}-shot"
     if kind == "sinusoids":
         return f"sinusoids, {shots}"
-    return f"{protocol['data.name']}, {protocol['episodes.num_ways']}-way {shots}"
+    runs = ", one-shot runs" if protocol["episodes.test"] == "one-shot-runs" else ""
+    return f"{protocol['data.name']}, {protocol['episodes.num_ways']}-way {shots}{runs}"
 
 
 def _episode_words(evaluation: Evaluation) -> str:
@@ -188,7 +190,9 @@ def _episode_words(evaluation: Evaluation) -> str:
     protocol, learner = evaluation.protocol, evaluation.learner
     if protocol.get("task.kind", "alphabets") == "alphabets":
         return ""
-    words = [f"{protocol['episodes.num_queries']} queries a class"]
+    words = []
+    if protocol["episodes.test"] == "drawn":
+        words.append(f"{protocol['episodes.num_queries']} queries a class")
     if protocol["task.kind"] == "episodes":
         rotated = ", rotated ones too" if protocol["episodes.rotations"] else ""
         words.append(f"classes: split {protocol['episodes.split']}{rotated}")

@@ -100,7 +100,22 @@ class Experiment(Section):
             raise ConfigProblems(Problem(("task", "kind"), text, causes))
         self._check_groups(learner)
         self._check_pretrained(learner)
+        self._check_test()
         return self
+
+    def _check_test(self) -> None:
+        if self.episodes.test == "drawn":
+            return
+        wanted = {"data.name": "omniglot", "episodes.num_ways": 20, "episodes.num_shots": 1}
+        found = {
+            "data.name": self.data.name,
+            "episodes.num_ways": self.episodes.num_ways,
+            "episodes.num_shots": self.episodes.num_shots,
+        }
+        wrong = [f"{key}={wanted[key]}" for key in wanted if found[key] != wanted[key]]
+        if wrong:
+            key = ("episodes", "test")
+            raise ConfigProblems(Problem(key, f"one-shot-runs need {', '.join(wrong)}", (key,)))
 
     def _check_pretrained(self, learner: type[EpisodeLearner]) -> None:
         wants = learner.wants_pretrained

@@ -7,7 +7,15 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from algorithms import META_LEARNERS, find_learner, is_episodic
 from algorithms.models.conv import ConvEncoder
@@ -41,6 +49,14 @@ class Section(BaseModel):
     """Base of all sections: frozen, and strict about keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation in (int, float):
+            raise PydanticCustomError("number", "true and false are no numbers")
+        return value
 
 
 class AlgorithmConfig(Section):
@@ -114,7 +130,7 @@ class DataConfig(Section):
 
     name: str = Field(
         "omniglot",
-        description="Data set: a name in `outerloop data list`, or folder:PATH with a folder a class.",
+        description="Data set: a name in `outerloop data list`; or folder:PATH, a folder a class.",
     )
     num_train_tasks: int = Field(20, ge=1, description="Alphabets to meta-train on.")
     num_test_tasks: int = Field(10, ge=1, description="Alphabets held out for the meta-test.")
@@ -186,7 +202,12 @@ class EpisodesConfig(Section):
     group: int = Field(
         1, ge=1, description="Episodes that a worker takes at a time; their mean is one gradient."
     )
-    num_test: int = Field(600, ge=2, description="Episodes of the meta-test.")
+    test: Literal["drawn", "one-shot-runs"] = Field(
+        "drawn",
+        description="Meta-test: episodes drawn from the test classes, or the 20 one-shot runs of "
+        "Lake et al. (2015; Omniglot, 20 ways, split lake).",
+    )
+    num_test: int = Field(600, ge=2, description="Episodes of the meta-test, if drawn.")
     num_val: int = Field(
         200,
         ge=2,

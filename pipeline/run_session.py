@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ from pipeline.tasks import task_family
 from pipeline.tracking import Tracker, tracking_uri
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
+
+OTHER_TEST = re.compile(r"[^\w.=,-]")  # what a folder's name does not take
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +110,25 @@ class RunSession:
             tracking_uri=self._uri,
         )
 
-    def evaluate(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
-        """Meta-test only, and put it on record."""
+    def evaluate(self, baselines: Sequence[str], other_test: str = "") -> tuple[Evaluation, Path]:
+        """Meta-test only, and put it on record; `other_test` names one that is not the run's own.
+
+        Another test has a folder of its own, and no part in curves, summary and model.
+        """
         with self._ending.of("evaluate"):
+            if other_test:
+                return self._other_test(baselines, OTHER_TEST.sub("_", other_test))
             evaluation, plot = self._full_meta_test(baselines)
             self._summarise(evaluation, None)
+        return evaluation, plot
+
+    def _other_test(self, baselines: Sequence[str], name: str) -> tuple[Evaluation, Path]:
+        evaluation = self._tested(baselines)
+        folder = self._run.evaluation / name
+        evaluation.to_parquet(folder)
+        plot = plot_evaluation(evaluation, self._run.plots / name / "meta-test.png")
+        for path in (*sorted(folder.glob("*.parquet")), plot):
+            self._tracker.log_artifact(path, f"evaluation/{name}")
         return evaluation, plot
 
     def _describe(self) -> None:
@@ -172,13 +189,18 @@ class RunSession:
             return self._trainer.version
         return best.step
 
-    def _full_meta_test(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
+    def _tested(self, baselines: Sequence[str]) -> Evaluation:
+        """Meta-test the checkpoint that validation chose, else the last."""
         version = self._tested_version()
         if version != self._trainer.version:
             self._backend.load(Start(self._run.checkpoints, version))
         evaluation = self._meta_test(baselines, version=version)
-        self._record(evaluation)
         log_evaluation(evaluation)
+        return evaluation
+
+    def _full_meta_test(self, baselines: Sequence[str]) -> tuple[Evaluation, Path]:
+        evaluation = self._tested(baselines)
+        self._record(evaluation)
         evaluation.to_parquet(self._run.evaluation)
         plot = plot_evaluation(evaluation, self._run.plots / "meta-test.png")
         self._plot_meta_training()
@@ -208,8 +230,7 @@ class RunSession:
 
     def _summarise(self, evaluation: Evaluation, steps_per_s: float | None) -> dict[str, Any]:
         """Write summary.json and hand the model to the tracker."""
-        checkpoint = self._books.checkpoints.load_latest()
-        assert checkpoint is not None
+        checkpoint = self._books.checkpoints.load(self._trainer.version)
         summary = self._run.read_summary()
         methods = evaluation.summary()
         summary |= {

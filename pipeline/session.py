@@ -39,6 +39,8 @@ RESUMABLE = (
     "tracking.",
     "evaluation.",
 )
+# What a meta-test of a trained run may change: the test, not what is tested.
+TESTABLE = ("episodes.num_", "episodes.test", "evaluation.")
 
 
 def train(experiment: Experiment, progress: Progress) -> TrainResult:
@@ -64,7 +66,7 @@ def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Trai
 
 
 def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
-    experiment = _resumed_experiment(run, overrides)
+    experiment = _overridden(run, overrides, RESUMABLE, "a resumed run")
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps
     if step > last:
@@ -80,17 +82,24 @@ def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Tra
 
 
 def evaluate(
-    run: RunFolder, baselines: Sequence[str] | None, progress: Progress
+    run: RunFolder,
+    baselines: Sequence[str] | None,
+    progress: Progress,
+    overrides: Sequence[str] = (),
 ) -> tuple[Evaluation, Path]:
-    """Meta-test the run's last good checkpoint against `baselines` (its experiment's, if None)."""
+    """Meta-test the run's last good checkpoint against `baselines` (its experiment's, if None).
+
+    `overrides` of TESTABLE keys make another test of it, e.g. with more ways: its result lies in a
+    folder of its own within the run's `evaluation/`, and the run's own test stays as it is.
+    """
     with run.locked():
-        return _evaluate(run, baselines, progress)
+        return _evaluate(run, baselines, progress, overrides)
 
 
 def _evaluate(
-    run: RunFolder, baselines: Sequence[str] | None, progress: Progress
+    run: RunFolder, baselines: Sequence[str] | None, progress: Progress, overrides: Sequence[str]
 ) -> tuple[Evaluation, Path]:
-    experiment = run.read_experiment()
+    experiment = _overridden(run, overrides, TESTABLE, "a meta-test")
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     if checkpoint is None:
         raise BadInputError(
@@ -101,7 +110,7 @@ def _evaluate(
     start = Start(run.checkpoints, checkpoint.step)
     with _listening(experiment, start, progress) as (backend, stop):
         session = RunSession(run, experiment, backend, stop, progress, checkpoint)
-        return session.evaluate(baselines)
+        return session.evaluate(baselines, other_test=",".join(sorted(overrides)))
 
 
 def check_baselines(baselines: Sequence[str]) -> None:
@@ -163,12 +172,15 @@ def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, last: int) 
     return f"run {run.run_id} goes on from outer step {checkpoint.step} of {last}"
 
 
-def _resumed_experiment(run: RunFolder, overrides: Sequence[str]) -> Experiment:
+def _overridden(
+    run: RunFolder, overrides: Sequence[str], keys: tuple[str, ...], what: str
+) -> Experiment:
+    """Return the run's experiment with overrides of `keys` alone."""
     for text in overrides:
         key = text.partition("=")[0]
-        if not key.startswith(RESUMABLE):
+        if not key.startswith(keys):
             raise BadInputError(
-                f"override '{redact(text)}': a resumed run can change {', '.join(RESUMABLE)}; for "
-                "anything else start a new run"
+                f"override '{redact(text)}': {what} can change {', '.join(keys)}; for anything "
+                "else start a new run"
             )
     return load_experiment(run.config, overrides)

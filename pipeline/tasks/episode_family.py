@@ -8,6 +8,7 @@ import torch
 
 from algorithms.types import Episode
 from pipeline.config import Experiment
+from pipeline.data.one_shot_runs import load_one_shot_runs, one_shot_episodes
 from pipeline.learners import is_joint
 from pipeline.messages import Split
 from pipeline.seeding import derive_seed
@@ -30,6 +31,10 @@ class EpisodeFamily:
         self._experiment = experiment
         self._sampler = make_sampler(experiment, device)
         self._joint = is_joint(experiment)
+        # Fixed episodes of the meta-test, in place of drawn ones.
+        self._runs: list[Episode] = []
+        if experiment.episodes.test == "one-shot-runs":
+            self._runs = one_shot_episodes(load_one_shot_runs(), device)
 
     @property
     def dataset(self) -> Source:
@@ -39,10 +44,13 @@ class EpisodeFamily:
     def num_tasks(self, split: Split) -> int:
         """Return the number of held-out episodes; 0 for meta-training, which has no end."""
         config = self._experiment.episodes
-        return {"train": 0, "val": config.num_val, "test": config.num_test}[split]
+        num_test = len(self._runs) or config.num_test
+        return {"train": 0, "val": config.num_val, "test": num_test}[split]
 
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of an episode."""
+        if split == "test" and self._runs:
+            return f"run{task_id + 1:02}"
         return f"episode-{task_id:06d}"
 
     def profile(self, split: Split) -> dict[str, Any]:
@@ -70,6 +78,8 @@ class EpisodeFamily:
 
     def episode(self, split: Split, number: int) -> Episode:
         """Return the held-out episode `number`; of meta-training, one that no step trains on."""
+        if split == "test" and self._runs:
+            return self._runs[number]
         return self._sampler.draw(split, [self._seed(split, -1, number)])[0]
 
     def make(self, split: Split, task_id: int, seed: int) -> EpisodeTask:

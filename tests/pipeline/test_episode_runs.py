@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import session
+from pipeline.errors import BadInputError
 from pipeline.estimator import NotFittedError, load, prepared
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
@@ -179,8 +180,6 @@ def test_images_come_in_any_usual_form():
 
 
 def test_a_folder_that_is_damaged_or_there_already_is_refused(home):
-    from pipeline.errors import BadInputError
-
     run = RunFolder.open(train().run_id)
     export_run(run, home / "model")
     with pytest.raises(BadInputError, match="is there already"):
@@ -227,3 +226,17 @@ def test_minibatches_of_all_classes_have_labels_that_last():
     assert len(first.query_x) == 64
     assert int(first.query_y.max()) < first.num_ways
     assert not torch.equal(first.query_y, second.query_y)
+
+
+def test_another_test_of_a_run_leaves_its_own_alone(home):
+    run = RunFolder.open(train().run_id)
+    own = (run.evaluation / "curves.parquet").read_bytes()
+    summary = run.read_summary()
+    more, plot = session.evaluate(run, (), SilentProgress(), ["episodes.num_ways=5"])
+    assert more.protocol["episodes.num_ways"] == 5
+    assert plot.parent.name == "episodes.num_ways=5"
+    assert (run.evaluation / "episodes.num_ways=5" / "curves.parquet").is_file()
+    assert (run.evaluation / "curves.parquet").read_bytes() == own
+    assert run.read_summary() == summary
+    with pytest.raises(BadInputError, match="a meta-test can change"):
+        session.evaluate(run, (), SilentProgress(), ["outer.lr=1"])
