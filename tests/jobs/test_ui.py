@@ -6,8 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -110,6 +114,22 @@ def test_a_server_that_never_answers_is_given_up(home, monkeypatch, capsys):
     assert cli.run(["ui", "--port", str(port)]) == 1
     assert "the MLflow server did not answer within 0 s" in capsys.readouterr().err
     assert f"--port {port}" not in commands()
+
+
+def test_an_answer_that_is_an_error_is_an_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(ui, "START_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)  # says 404 to /health
+    with (
+        HTTPServer(("127.0.0.1", 0), handler) as server,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process,
+        TemporaryFile() as output,
+    ):
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        ui._wait_until_it_answers(process, f"http://127.0.0.1:{server.server_port}", output)
+        answering.join()
+        process.kill()
 
 
 def test_an_address_in_brackets_is_shown_whole(monkeypatch, capsys):
