@@ -16,19 +16,21 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from algorithms import EpisodeLearner, find_learner, is_episodic
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
-from pipeline.config_sections import (
-    AggregatorConfig,
+from pipeline.config_learning import (
     AlgorithmConfig,
-    CheckpointConfig,
     DataConfig,
     EpisodesConfig,
+    ModelConfig,
+    TaskConfig,
+)
+from pipeline.config_sections import (
+    AggregatorConfig,
+    CheckpointConfig,
     EvaluationConfig,
     InnerConfig,
     MetaConfig,
-    ModelConfig,
     OuterConfig,
     Section,
-    TaskConfig,
     TrackingConfig,
     WorkersConfig,
 )

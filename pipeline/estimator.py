@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,8 @@ from algorithms import EpisodeLearner, InnerLoop, InnerOptimizer, ParameterVecto
 from algorithms.batch_norm import estimate_statistics, has_running_statistics
 from algorithms.episodic.learner import Predictor, check_support
 from algorithms.types import Episode
+from pipeline.data.pictures import class_folders, decode_resized, file_picture
+from pipeline.errors import BadInputError
 from pipeline.export import ExportedModel, read_exported
 from pipeline.tasks.episode_task import EpisodeTask
 from pipeline.tasks.shapes import Preparation
@@ -55,6 +58,30 @@ class FewShotEstimator:
     def is_classifier(self) -> bool:
         """Whether it tells classes apart; else it predicts numbers."""
         return self._exported.experiment.task.kind != "sinusoids"
+
+    def read_folder(self, folder: str | Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Return the pictures [n, …] of a folder that has a folder for each class, and their names.
+
+        Each picture's middle square is resized to what the network takes; for a network of one
+        channel, dark on light becomes light on dark, as it was trained.
+
+        Raises BadInputError, a ValueError, that names the folder or picture that is wrong.
+        """
+        found = {name: self.read_files(paths) for name, paths in _class_folders(folder).items()}
+        labels = [np.full(len(images), name) for name, images in found.items()]
+        return np.concatenate([*found.values()]), np.concatenate(labels)
+
+    def read_files(self, paths: Iterable[str | Path]) -> NDArray[np.uint8]:
+        """Return pictures [n, …] from files, as `read_folder` does."""
+        wanted = self._exported.preparation
+        if not wanted.image_size:
+            raise ValueError("this model takes numbers, not pictures")
+        return np.stack(
+            [
+                decode_resized(file_picture(Path(p), ""), wanted.image_size, wanted.channels)
+                for p in paths
+            ]
+        )
 
     def fit(self, support_x: ArrayLike, support_y: ArrayLike) -> Self:
         """Learn from examples [n, …] with labels of any kind [n], or with targets [n, D].
@@ -162,6 +189,18 @@ class FewShotEstimator:
         if has_running_statistics(model):
             estimate_statistics(model, [partial(model, episode.support_x)])
         return model.eval()
+
+
+def _class_folders(folder: str | Path) -> dict[str, list[Path]]:
+    try:
+        found = class_folders(Path(folder))
+    except OSError as error:
+        raise BadInputError(f"{folder}: cannot be read: {error.strerror}") from None
+    if not found:
+        raise BadInputError(
+            f"{folder}: has no pictures; expected a folder for each class, with PNG or JPEG files"
+        )
+    return found
 
 
 def prepared(inputs: ArrayLike, preparation: Preparation, name: str) -> Tensor:

@@ -123,6 +123,24 @@ def listing_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def decode_resized(picture: Picture, side: int, channels: int) -> Images:
+    """Return the picture, its middle square resized: uint8 [side, side], or [side, side, 3].
+
+    Where one channel is wanted, ink or light is 255: a picture that is mostly light is taken for
+    ink on paper and turned over. BadInputError for what cannot be decoded.
+    """
+    with _opened(picture) as image:
+        try:
+            colour = image.convert("L" if channels == 1 else "RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BadInputError(f"{picture.where}: cannot be decoded ({error})") from None
+    short = min(colour.size)
+    left, top = (colour.width - short) // 2, (colour.height - short) // 2
+    box = (left, top, left + short, top + short)
+    pixels = np.asarray(colour.resize((side, side), Image.Resampling.BOX, box))
+    return 255 - pixels if channels == 1 and pixels.mean() > 127 else pixels
+
+
 def _decode(picture: Picture, side: int) -> Images:
     """Return uint8 [side, side, 3]."""
     with _opened(picture) as image:

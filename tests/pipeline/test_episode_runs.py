@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from pipeline import session
 from pipeline.errors import BadInputError
@@ -240,3 +241,27 @@ def test_another_test_of_a_run_leaves_its_own_alone(home):
     assert run.read_summary() == summary
     with pytest.raises(BadInputError, match="a meta-test can change"):
         session.evaluate(run, (), SilentProgress(), ["outer.lr=1"])
+
+
+def test_a_folder_of_pictures_is_classified(home):
+    """One's own files: any size, in colour, dark ink on light paper."""
+    export_run(RunFolder.open(train(algorithm={"name": "prototypical"}).run_id), home / "model")
+    model = load(home / "model")
+    shapes = {"bars": (10, 40, 90, 50), "dots": (45, 45, 55, 55), "poles": (40, 5, 50, 85)}
+    for name, box in shapes.items():
+        (home / "mine" / name).mkdir(parents=True)
+        for number in range(5):
+            picture = Image.new("RGB", (120, 100), "white")
+            shifted = tuple(place + 10 + number for place in box)
+            ImageDraw.Draw(picture).rectangle(shifted, fill="black")
+            picture.save(home / "mine" / name / f"{number}.png")
+    images, labels = model.read_folder(home / "mine")
+    assert images.shape == (15, 28, 28)
+    assert images.mean() < 127
+    assert model.fit(images, labels).score(images, labels) == 1.0
+    assert model.predict(model.read_files([home / "mine" / "dots" / "3.png"])).tolist() == ["dots"]
+    with pytest.raises(BadInputError, match="expected a folder for each class"):
+        model.read_folder(home / "mine" / "dots")
+    (home / "mine" / "dots" / "4.png").write_text("no picture")
+    with pytest.raises(BadInputError, match=r"4\.png: "):
+        model.read_folder(home / "mine")
