@@ -1,6 +1,7 @@
 """The loop in the README of algorithms/ runs as printed and meta-learns an initialisation."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,15 @@ def minibatches(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [RegressionTask(3, seed).minibatch(step) for step in range(NUM_INNER_STEPS + 1)]
 
 
+def code_blocks() -> list[str]:
+    """The Python blocks of the README, without the indentation of a list."""
+    found = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return [textwrap.dedent(code) for code in found]
+
+
 def run_readme_loop(seeds, zero_grad: str = "vector.grads.zero_()", spoil=None) -> torch.Tensor:
     """Return the initialisation after a task of each seed; `spoil` is one of NaN inputs."""
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    code, _ = code_blocks()
     assert "vector.grads.zero_()" in code
     code = code.replace("vector.grads.zero_()", zero_grad)
     tasks = [minibatches(seed) for seed in seeds]
@@ -92,3 +99,32 @@ def test_readme_loop_refuses_gradients_that_gather_elsewhere():
 
 def test_readme_loop_advises_the_outer_learning_rate_that_is_tried_here():
     assert "`outer_lr = 0.1 / K`" in README.read_text(encoding="utf-8")
+
+
+def test_the_learner_of_the_walkthrough_keeps_what_every_learner_promises():
+    from torch.nn.functional import normalize
+
+    from algorithms.episodic.learner import EpisodeLearner, check_support
+    from tests.algorithms.episodes import image_encoder, image_episode
+
+    _, code = code_blocks()
+    names = dict(EpisodeLearner=EpisodeLearner, check_support=check_support, normalize=normalize)
+    exec(compile(code, str(README), "exec"), names)
+    learner = names["NearestNeighbour"](image_encoder(), 3).double()
+    episode = image_episode()
+    result = learner.episode_loss(episode)
+    result.loss.backward()
+    assert torch.isfinite(result.loss)
+    assert all(p.grad.abs().max() > 0 for p in learner.parameters())
+    learner.eval()
+    scores = learner.adapt(episode.support_x, episode.support_y)(episode.query_x).detach()
+    support, queries = (
+        normalize(learner.encoder(x).flatten(1), dim=1).detach()
+        for x in (episode.support_x, episode.query_x)
+    )
+    for query, row in zip(queries, scores, strict=True):
+        for label in range(3):
+            nearest = (support[episode.support_y == label] @ query).max()
+            assert float(row[label]) == pytest.approx(10 * float(nearest))
+    with pytest.raises(ValueError, match="scale: expected a positive number"):
+        names["NearestNeighbour"](image_encoder(), 3, scale=0.0)
