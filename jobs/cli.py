@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -109,8 +110,9 @@ def runs(context: typer.Context) -> Result:
     rows = overview()
     columns = ("run", "experiment", "method", "state", "steps", "started")
     cells = [
-        (r.run_id, r.experiment, r.method, r.state, f"{r.outer_steps}/{r.num_outer_steps}", r.begun)
+        (r.run_id, r.experiment, r.method, r.state, f"{r.outer_steps}/{last}", r.begun)
         for r in rows
+        for last in ["?" if r.num_outer_steps is None else r.num_outer_steps]
     ]
     context.obj.print(rows_table(f"Runs in {home()}", columns, cells))
     return {"runs": [asdict(row) for row in rows]}
@@ -287,7 +289,8 @@ def _report(line: str, code: int, as_json: bool) -> int:
     line = " ".join(line.split())
     say(f"error: {line}", sys.stderr)
     if as_json:
-        _print_json({"error": line, "exit_code": code})
+        with contextlib.suppress(OSError):  # the line is said
+            _print_json({"error": line, "exit_code": code})
     return code
 
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from algorithms.scoring import confidence_interval_95
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, per_task
-from pipeline.files import write_atomic
+from pipeline.files import temporary_beside, write_atomic
 
 # Okabe and Ito's palette, told apart with any kind of colour vision; yellow is too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,6 +41,24 @@ def picture_format(path: Path) -> str:
         known = ", ".join(f".{name}" for name in FORMATS)
         raise BadInputError(f"{path}: expected a plot's name to end in one of {known}")
     return suffix
+
+
+def check_destination(path: Path) -> None:
+    """Raise BadInputError unless a plot can be written to `path`, in a folder that is there."""
+    picture_format(path)
+    if not path.parent.is_dir():
+        raise BadInputError(f"{path}: there is no folder {path.parent}; make it, or name another")
+    if path.is_dir():
+        raise BadInputError(f"{path}: is a folder; expected the name of a plot's file")
+    probe = temporary_beside(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInputError(
+            f"{path}: a plot cannot be written to {path.parent}: {error.strerror}; name another "
+            "folder"
+        ) from None
 
 
 def comparison_name(run_ids: Iterable[str]) -> str:

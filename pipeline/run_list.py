@@ -23,7 +23,7 @@ class RunRow:
     method: str
     state: str  # running, finished, unfinished (resume it), damaged (a file of it)
     outer_steps: int  # kept in a checkpoint
-    num_outer_steps: int  # that the run is to take
+    num_outer_steps: int | None  # that the run is to take; None where it does not say
     begun: str  # local time at which it was started or resumed last
 
 
@@ -36,12 +36,12 @@ def _row(run: RunFolder) -> RunRow:
     try:
         return _read(run)
     except Exception:  # whatever is wrong in one run's files, the others are listed
-        return RunRow(run.run_id, "?", "?", "damaged", 0, -1, "?")
+        return RunRow(run.run_id, "?", "?", "damaged", _steps_kept(run), None, "?")
 
 
 def _read(run: RunFolder) -> RunRow:
     tree = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    done = max(CheckpointStore(run.checkpoints, keep=2).steps(), default=0)
+    done = _steps_kept(run)
     last = int(tree["meta"]["num_steps"])
     begun = datetime.fromtimestamp(run.config.stat().st_mtime)
     return RunRow(
@@ -53,6 +53,13 @@ def _read(run: RunFolder) -> RunRow:
         num_outer_steps=last,
         begun=begun.strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _steps_kept(run: RunFolder) -> int:
+    try:
+        return max(CheckpointStore(run.checkpoints, keep=2).steps(), default=0)
+    except OSError:  # a folder that cannot be read
+        return 0
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.files import disk_errors, write_atomic
 from pipeline.interrupt import StopRequest
+from pipeline.network import build_network
 from pipeline.progress import Progress
 from pipeline.redaction import redact
 from pipeline.run_session import RunSession, TrainResult
@@ -67,6 +68,7 @@ def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Trai
 
 def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
     experiment = _overridden(run, overrides, RESUMABLE, "a resumed run")
+    run.read_summary()  # a damaged one is refused before the work, not at its end
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps
     if step > last:
@@ -100,6 +102,7 @@ def _evaluate(
     run: RunFolder, baselines: Sequence[str] | None, progress: Progress, overrides: Sequence[str]
 ) -> tuple[Evaluation, Path]:
     experiment = _overridden(run, overrides, TESTABLE, "a meta-test")
+    run.read_summary()  # a damaged one is refused before the work, not at its end
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     if checkpoint is None:
         raise BadInputError(
@@ -144,6 +147,7 @@ def open_backend(experiment: Experiment, start: Start, progress: Progress) -> It
     """Give workers and aggregator, in this process or on Ray, and end them afterwards."""
     # Decodes the data once, before several workers want it, and finds what is missing.
     task_family(experiment, torch.device("cpu"))
+    build_network(experiment)  # finds what does not fit, or is not there
     backend: Backend
     if experiment.workers.count == 0:
         from pipeline.local import LocalBackend

@@ -219,14 +219,6 @@ def test_home_that_cannot_be_written_is_one_line(outerloop, tmp_path, monkeypatc
     assert "OUTERLOOP_HOME" in err
 
 
-def test_failing_disk_is_one_line_and_exit_1(outerloop, trained, tmp_path):
-    (tmp_path / "file").touch()
-    target = tmp_path / "file" / "compare.png"
-    code, _, err = outerloop("compare", trained["run_id"], "--plot", str(target))
-    assert (code, err.count("\n")) == (1, 1)
-    assert str(tmp_path / "file") in err
-
-
 def test_interrupt_is_exit_130(outerloop, monkeypatch):
     def interrupted(console):
         raise KeyboardInterrupt
@@ -402,7 +394,7 @@ def test_resume_says_where_it_goes_on(outerloop, trained):
 
 
 def test_no_outer_steps_is_said_to_train_nothing(outerloop):
-    code, out, _ = outerloop("train", "quickstart", *TINY, "meta.steps=0")
+    code, out, _ = outerloop("train", "quickstart", *TINY[:1], *TINY[2:], "meta.steps=0")
     assert code == 0
     assert "meta.steps=0: nothing is trained" in out
 
@@ -513,3 +505,61 @@ def test_the_result_is_printed_when_the_reader_of_the_progress_has_gone(nobody):
 def test_an_error_that_nobody_reads_has_its_exit_code(nobody):
     done = real_command("show", "absent", stderr=nobody, stdout=subprocess.PIPE)
     assert done.returncode == 2
+
+
+def in_a_shell(command):
+    """Run the command line with the streams that it names."""
+    return subprocess.run(
+        ["sh", "-c", f'"$0" -m jobs.cli {command}', sys.executable],
+        cwd=ROOT, text=True, check=False, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["runs >&-", "runs <&- >&- 2>&-", "--help >&-"])
+def test_a_stream_that_is_closed_takes_all_in_silence(command, home):
+    done = in_a_shell(command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("command", ["runs", "runs --json 2>&1 >/dev/full", "--help", "--version"])
+def test_a_full_disk_under_the_standard_output_is_named(command, home):
+    command = command if ">" in command else f"{command} >/dev/full"
+    done = in_a_shell(command)
+    line = "error: standard output: No space left on device\n"
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).endswith(line)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_error_keeps_its_code_where_it_cannot_be_said():
+    assert in_a_shell("show absent 2>/dev/full").returncode == 2
+    done = in_a_shell("show absent --json >/dev/full")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "unknown experiment 'absent'" in done.stderr
+
+
+def test_evaluate_refuses_a_damaged_summary_before_the_meta_test(trained, outerloop):
+    summary = Path(trained["run_dir"]) / "summary.json"
+    whole = summary.read_bytes()
+    summary.write_text("{")
+    for words in (["evaluate", trained["run_id"]], ["train", "--resume", trained["run_id"]]):
+        code, out, err = outerloop(*words)
+        assert (code, out) == (2, "")  # not one line of progress
+        assert err.startswith(f"error: {summary}: is no JSON")
+    summary.write_bytes(whole)
+
+
+def test_evaluate_names_a_damaged_checkpoint_once(trained, outerloop):
+    newest = max((Path(trained["run_dir"]) / "checkpoints").glob("step-*"))
+    longer = f"meta.steps={int(newest.name[5:]) + 1}"
+    code, _, err = outerloop("train", "--resume", trained["run_id"], longer)
+    assert code == 0, err
+    newest = max((Path(trained["run_dir"]) / "checkpoints").glob("step-*"))
+    (newest / "manifest.json").write_text("{}")
+    code, out, err = outerloop("evaluate", trained["run_id"])
+    assert code == 0, err
+    log = (newest.parent.parent / "log.txt").read_text()
+    assert "is damaged" not in log  # before the run's log is open it is told, and not once more
+    assert (out + err).count("is damaged") <= 1

@@ -92,3 +92,27 @@ def test_budget_is_what_was_trained_not_what_was_planned(home, capsys):
     assert cli.run(["compare", run["run_id"], "--json"]) == 0
     training = json.loads(capsys.readouterr().out.splitlines()[-1])["training"]["leap"]
     assert (training["outer_steps"], training["inner_steps"]) == (2, 2 * 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("absent/c.png", "there is no folder {home}/absent"),
+        ("/proc/c.png", "a plot cannot be written to /proc"),
+        ("folder.png", "is a folder"),
+        ("c.gif", "expected a plot's name to end in one of .png"),
+    ],
+)
+def test_a_plot_that_cannot_be_written_is_refused_before_the_table(runs, home, capsys, place, said):
+    (home / "folder.png").mkdir()
+    assert cli.run(["compare", *runs, "--plot", str(home / place)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {home / place}: {said.format(home=home)}")
+    assert err.count("\n") == 1
+    assert not (home / "absent").exists()
+
+
+def test_a_plot_is_written_where_it_is_wanted(runs, home):
+    assert cli.run(["compare", *runs, "--plot", str(home / "c.svg")]) == 0
+    assert (home / "c.svg").stat().st_size > 1000

@@ -178,6 +178,14 @@ def test_a_run_with_a_damaged_file_is_listed_as_such_among_the_others(name, cont
     assert states == {whole.run_id: "unfinished", damaged.run_id: "damaged"}
 
 
+def test_a_run_with_a_damaged_configuration_says_how_many_steps_are_kept():
+    run = RunFolder.create(EXPERIMENT)
+    run.config.write_text("meta: [")
+    (run.checkpoints / "step-000004").mkdir()
+    (row,) = overview()
+    assert (row.outer_steps, row.num_outer_steps) == (4, None)
+
+
 def test_only_a_lock_that_is_held_means_running(monkeypatch):
     run = RunFolder.create(EXPERIMENT)
     with run.locked():
