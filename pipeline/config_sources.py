@@ -77,8 +77,12 @@ class Draft:
         parsed = [said for said in map(self._parse, overrides) if said is not None]
         both_steps = {said.key for said in parsed} >= {STEPS, NUM_STEPS}
         described = self.tree.get("description")
+        first: dict[Key, str] = {}
         for said in sorted(parsed, key=lambda one: one.key != ALGORITHM):
             self._sources.append(said)
+            if said.key in first:
+                self._blame_last(f"the key is there twice, first in {first[said.key]}")
+            first.setdefault(said.key, said.name)
             value = said.at(said.key)[1]
             if said.key == STEPS and both_steps:
                 self._blame_last(BOTH_STEPS)

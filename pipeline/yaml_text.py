@@ -10,6 +10,7 @@ import yaml
 
 MAX_VALUES = 10_000
 MAP_TAG = "tag:yaml.org,2002:map"
+INT_TAG = "tag:yaml.org,2002:int"
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 
 # What PyYAML says (the beginning of it), and what that means to the one who wrote the text.
@@ -42,7 +43,8 @@ class NotYamlError(ValueError):
 def parse_yaml(text: str) -> tuple[Any, list[str]]:
     """Return what `text` holds and, in words, each key that is there twice.
 
-    Only plain values are built, and a date stays text. NotYamlError if the text is no YAML.
+    Only plain values are built, a date stays text, and 010 is ten. NotYamlError if the text is no
+    YAML.
     """
     try:
         loader = _Loader(text)
@@ -104,7 +106,13 @@ class _Loader(yaml.SafeLoader):
                 first_lines[name] = line
         return self.construct_mapping(node, deep=True)
 
+    def plain_integer(self, node: yaml.ScalarNode) -> int:
+        """Build the number: 010 is ten, and not eight, as it is to YAML 1.1 alone."""
+        digits = str(node.value).replace("_", "")
+        return int(digits) if digits.lstrip("+-").isdigit() else int(self.construct_yaml_int(node))
 
+
+_Loader.add_constructor(INT_TAG, _Loader.plain_integer)
 _Loader.add_constructor(MAP_TAG, _Loader.plain_mapping)
 
 

@@ -88,7 +88,7 @@ PLAIN = {
     "name=7": "expected text, got 7",
     "name=../x": "expected at most 64 letters, digits",
     "algorithm.name=leep": "unknown meta-learner 'leep' (did you mean 'leap'? known: classifier, ",
-    "data.name=omniglott": "unknown data set 'omniglott' (did you mean 'omniglot'? known: cifar-fs, ",
+    "data.name=omniglott": "unknown data set 'omniglott' (did you mean 'omniglot'? known: ",
     "algorithm.options.norms=true": "unknown option of leap (did you mean 'norm'? known: loss, ",
     "algorithm.options.norm=3": "expected true or false, got 3",
     "algorithm.options.norm=[1]": "expected names with true, false, a number or text, got [1]",
@@ -111,6 +111,29 @@ def test_every_key_refuses_a_value_of_the_wrong_kind_in_words_of_its_own(write):
         names = getattr(field.annotation, "model_fields", {"": None})
         for key in (f"{section}.{name}".rstrip(".") for name in names):
             assert refusal(path, f"{key}=[{{}}]").startswith(f"override {key}=[{{}}]: expected ")
+
+
+@pytest.mark.parametrize("said", ["true", "no", "off"])
+@pytest.mark.parametrize("key", ["meta.steps", "seed", "inner.lr", "outer.momentum"])
+def test_true_and_false_are_no_numbers(said, key, write):
+    expected = "a number" if "." in key and "steps" not in key else "a whole number"
+    text = refusal(write("name: mine"), f"{key}={said}")
+    assert text.startswith(f"override {key}={said}: expected {expected} ")
+    assert text.endswith(f", got {'true' if said == 'true' else 'false'}")
+
+
+def test_numbers_are_read_as_people_write_them(write):
+    path = write("seed: 010\ninner: {lr: 1e-3, momentum: 0}\nouter: {lr: 3}\nmeta: {steps: 1_0}")
+    experiment = load_experiment(path, ["workers.count=-0", "data.num_test_tasks=0x0A"])
+    assert (experiment.seed, experiment.meta.num_steps, experiment.data.num_test_tasks) == (
+        10, 10, 10,
+    )  # fmt: skip
+    assert (experiment.inner.lr, experiment.outer.lr) == (0.001, 3.0)
+
+
+def test_a_key_that_is_overridden_twice_is_refused(write):
+    said = refusal(write("seed: 0"), "seed=1", "inner.lr=0.2", "seed=2")
+    assert said == "override seed=2: the key is there twice, first in override seed=1"
 
 
 def test_keys_that_are_no_text_are_unknown(write):
