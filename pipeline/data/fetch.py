@@ -64,6 +64,8 @@ def fetch(
     dataset = fetched_class(name)
     if not dataset.files:
         raise BadInputError(f"data set '{name}': {dataset.how()}; there is nothing to fetch")
+    if from_dir is not None and not from_dir.is_dir():
+        raise BadInputError(f"--from {from_dir}: there is no such folder")
     dataset.check_root(root)
     try:
         return [_fetch_file(dataset, f, root, from_dir, url_base, progress) for f in dataset.files]

@@ -205,8 +205,14 @@ def test_fetch_from_a_folder_flat_or_like_a_data_root(root, source, tmp_path):
 
 def test_what_is_there_is_not_fetched_again(root, source, tmp_path):
     fetch("omniglot", root, from_dir=source)
-    again = fetch("omniglot", root, from_dir=tmp_path / "nowhere")
+    again = fetch("omniglot", root, from_dir=tmp_path)
     assert all(f.was_there for f in again)
+
+
+def test_a_folder_that_is_not_there_is_refused_though_the_data_is(root, source, tmp_path):
+    fetch("omniglot", root, from_dir=source)
+    with pytest.raises(BadInputError, match=f"--from {tmp_path}/absent: there is no such folder"):
+        fetch("omniglot", root, from_dir=tmp_path / "absent")
 
 
 def test_damaged_file_is_replaced_once_the_new_one_is_whole(root, source, tmp_path):
@@ -214,7 +220,7 @@ def test_damaged_file_is_replaced_once_the_new_one_is_whole(root, source, tmp_pa
     damaged = root / "omniglot" / NAMES[1]
     damaged.write_bytes(b"torn")
     with pytest.raises(BadInputError, match="not found; --from needs a folder that has it"):
-        fetch("omniglot", root, from_dir=tmp_path / "nowhere")
+        fetch("omniglot", root, from_dir=tmp_path)
     assert damaged.read_bytes() == b"torn"
     assert [f.was_there for f in fetch("omniglot", root, from_dir=source)] == [True, False]
     assert_fetched(root, source)
