@@ -148,7 +148,8 @@ class CheckpointStore:
                 return self.load(step)
             except DamagedCheckpointError as error:
                 folder = self._folder_of(step)
-                logger.warning("checkpoint %s is damaged (%s); using the one before", folder, error)
+                instead = "; using the one before" if step > steps[0] else ""
+                logger.warning("checkpoint %s is damaged (%s)%s", folder, error, instead)
         if steps:
             raise BadInputError(
                 f"{self._folder}: every checkpoint is damaged ({len(steps)}); restore the folder "

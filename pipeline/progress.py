@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 SHOWN = {"shown": True}  # `extra` of a log record that is told to who watches, like a warning
+ENDS = {"ends": True}  # `extra` of the one that says what the command's last line will say
 
 
 @dataclass(frozen=True, slots=True)

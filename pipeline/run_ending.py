@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.checkpoint import CheckpointStore
 from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.interrupt import StopRequest
-from pipeline.progress import Progress
+from pipeline.progress import ENDS, Progress
 from pipeline.run_log import logged_to
 from pipeline.runs import RunFolder
 from pipeline.tracking import Status, Tracker
@@ -91,7 +91,7 @@ class RunEnding:
         """Log `how` it ended and send what MLflow has not got; a new signal ends the wait."""
         asked = self._stop.signal_name
         self._stop.what_follows = "MLflow is not waited for any longer"
-        logger.info("%s", how, exc_info=with_traceback)
+        logger.info("%s", how, exc_info=with_traceback, extra=ENDS)
         with contextlib.suppress(RunFailedError):  # a full disk has been told of by then
             self._tracker.log_artifact(self._run.log)
         timeout_s = INTERRUPTED_TIMEOUT_S if asked else FINISH_TIMEOUT_S

@@ -135,11 +135,16 @@ class _ProgressHandler(logging.Handler):
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
+        self._told = ""  # last, by this handler or by the line with which the command ends
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is to be shown."""
-        return record.levelno >= logging.WARNING or getattr(record, "shown", False)
+        """Tell whether the record is to be shown: one that says what was just said is not."""
+        if getattr(record, "ends", False):
+            self._told = record.getMessage()
+        shown = record.levelno >= logging.WARNING or getattr(record, "shown", False)
+        return shown and record.getMessage() not in self._told
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass the message on."""
-        self._progress.message(record.getMessage())
+        self._told = record.getMessage()
+        self._progress.message(self._told)

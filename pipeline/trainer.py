@@ -115,8 +115,8 @@ class Trainer:
                 self.outer_step()
                 if self.version % every == 0:
                     self.save()
-        except (InterruptedRunError, RunFailedError):
-            self._save_on_the_way_out()
+        except (InterruptedRunError, RunFailedError) as error:
+            self._save_on_the_way_out(str(error))
             raise
         self.save()
 
@@ -145,15 +145,16 @@ class Trainer:
             draft.commit(shards, {"counters": asdict(self._books.counters)})
         self._saved_version = self.version
 
-    def _save_on_the_way_out(self) -> None:
-        """Keep what can be kept; what ends the run is told first, not what fails here."""
+    def _save_on_the_way_out(self, reason: str) -> None:
+        """Keep what can be kept; `reason` ends the run, and is told in its end, not here."""
         self._backend.discard()
         if not self._between_steps:
             return
         try:
             self.save()
         except OuterloopError as error:
-            logger.warning("%s", error)
+            if str(error) != reason:
+                logger.warning("%s", error)
 
     def meta_test(
         self, methods: Sequence[str], num_tasks: int, split: Split = "test", version: int = -1

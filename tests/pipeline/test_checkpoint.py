@@ -133,6 +133,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capl
     shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
     assert_is(store.load_latest(), 1)
     assert "step-000002 is damaged (shard-000000000020.safetensors: wrong checksum)" in caplog.text
+    assert caplog.text.count("using the one before") == 1
+    (tmp_path / "step-000001" / "manifest.json").unlink()
+    with pytest.raises(BadInputError, match="every checkpoint is damaged"):
+        store.load_latest()
+    assert caplog.text.count("using the one before") == 2  # and not of the oldest, step 1
 
 
 def test_a_manifest_that_was_changed_is_damage(tmp_path):

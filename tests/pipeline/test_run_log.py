@@ -2,7 +2,7 @@
 
 import logging
 
-from pipeline.progress import SHOWN, SilentProgress
+from pipeline.progress import ENDS, SHOWN, SilentProgress
 from pipeline.run_log import logged_to
 
 logger = logging.getLogger("pipeline.test")
@@ -36,6 +36,19 @@ def test_warnings_and_what_is_marked_are_heard_and_all_is_written(tmp_path):
     log = (tmp_path / "log.txt").read_text()
     for line in ("INFO quiet", "INFO marked", "WARNING warning"):
         assert line in log
+
+
+def test_what_was_just_said_or_ends_the_command_is_not_said_again(tmp_path):
+    progress = Heard()
+    with logged_to(tmp_path / "log.txt", progress):
+        logger.warning("the disk is full")
+        logger.warning("the disk is full")
+        logger.warning("MLflow is away")
+        logger.warning("the disk is full")
+        logger.info("ended: no space; go on with: train", extra=ENDS)
+        logger.warning("no space")
+    assert progress.texts == ["the disk is full", "MLflow is away", "the disk is full"]
+    assert (tmp_path / "log.txt").read_text().count("no space") == 2
 
 
 def test_a_full_disk_is_not_told_of_by_the_log(capsys):
