@@ -69,6 +69,15 @@ def test_title_and_caption_keep_their_lines(evaluation):
     assert below(lines) == [AREA, INTERVAL, BEST]
 
 
+def test_each_row_counts_what_its_interval_is_over():
+    runs = [run_of("leap", seed=0), run_of("leap", seed=1), run_of("reptile")]
+    lines = drawn(compare(runs).evaluation)
+    assert any(line.endswith("pairs ┃") for line in lines)
+    counts = {line.split()[1]: line.split()[-2] for line in lines if line.startswith("│")}
+    assert counts == {"leap": "6", "reptile": "3", "scratch": "6"}
+    assert any(line.endswith("tasks ┃") for line in drawn(run_of("leap")))
+
+
 def test_caption_says_that_seeds_of_one_task_count_as_independent():
     runs = [run_of("leap", seed=0), run_of("leap", seed=1), run_of("reptile")]
     assert below(drawn(compare(runs).evaluation)) == [
