@@ -182,7 +182,7 @@ def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path):
 
 
 def test_a_dead_aggregator_ends_the_run_and_leaves_the_last_checkpoint(
-    local_ray, tmp_path, expected
+    local_ray, tmp_path, expected, caplog
 ):
     with Session(tmp_path, checkpoint={"every": 1}) as session:
         session.trainer.train(1)
@@ -191,6 +191,7 @@ def test_a_dead_aggregator_ends_the_run_and_leaves_the_last_checkpoint(
         with pytest.raises(RunFailedError, match=r"the aggregator was lost: .*[^.]$"):
             session.trainer.train(3)
         assert session.books.checkpoints.steps() == [1]
+        assert "the aggregator was lost" not in caplog.text  # the error says it
     start = Start(tmp_path / "checkpoints", 1)
     with Session(tmp_path, start=start, version=1) as session:
         session.trainer.train(3)

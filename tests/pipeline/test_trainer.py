@@ -205,6 +205,21 @@ def test_a_fault_in_the_middle_of_an_outer_step_never_counts_it_twice(tmp_path, 
     assert [step for step, _ in resumed.metrics.points] == [2, 3]
 
 
+@pytest.mark.parametrize("second", ["no space left", "out of file handles"])
+def test_what_ends_the_run_is_not_told_again_on_its_way_out(tmp_path, caplog, second):
+    trainer, _ = make_trainer(tiny(), LocalBackend(tiny(), Start()), tmp_path)
+    reasons = iter(["no space left", second])
+
+    def breaks():
+        raise RunFailedError(next(reasons))
+
+    trainer.outer_step = trainer.save = breaks
+    with pytest.raises(RunFailedError, match="no space left"):
+        trainer.train(1)
+    assert next(reasons, None) is None  # it did try to save
+    assert [r.message for r in caplog.records] == [second] * (second != "no space left")
+
+
 def test_a_checkpoint_is_refused_when_the_aggregator_is_at_another_step(tmp_path):
     backend = LocalBackend(tiny(), Start())
     with pytest.raises(ValueError, match="expected outer step 1, the aggregator is at 0"):
