@@ -64,13 +64,16 @@ def run(
 
 def bench_experiment(overrides: tuple[str, ...] = ()) -> Experiment:
     """Return leap-omniglot on the CPU; on the embedded glyphs where Omniglot is missing."""
-    settings = ["workers.device=cpu", *overrides]
+    settings = list(overrides)
+    if not any(text.startswith("workers.device=") for text in settings):
+        settings.append("workers.device=cpu")
     experiment = catalog.load("leap-omniglot", settings)
     try:
         load_dataset(experiment.data.name)
     except BadInputError:
         glyphs = ["data.name=glyphs", "data.num_train_tasks=5", "data.num_test_tasks=5"]
-        experiment = catalog.load("leap-omniglot", [*settings, *glyphs])
+        others = [text for text in settings if not text.startswith("data.")]
+        experiment = catalog.load("leap-omniglot", [*others, *glyphs])
     return experiment
 
 

@@ -111,8 +111,3 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_table(runs, home, c
     assert err.startswith(f"error: {home / place}: {said.format(home=home)}")
     assert err.count("\n") == 1
     assert not (home / "absent").exists()
-
-
-def test_a_plot_is_written_where_it_is_wanted(runs, home):
-    assert cli.run(["compare", *runs, "--plot", str(home / "c.svg")]) == 0
-    assert (home / "c.svg").stat().st_size > 1000

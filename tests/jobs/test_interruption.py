@@ -34,6 +34,12 @@ TINY = [
 ]
 
 
+def but(change: str) -> list[str]:
+    """Return TINY with another value for one of its keys."""
+    key = change.partition("=")[0]
+    return [word for word in TINY if word.partition("=")[0] != key] + [change]
+
+
 def command(home: Path, *words: str) -> subprocess.Popen[str]:
     environment = os.environ | {"OUTERLOOP_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -142,7 +148,7 @@ def wait_for_line(stream: Iterable[str], text: str) -> None:
 def test_a_second_sigint_ends_at_once_and_says_how_to_go_on(tmp_path, silent_server):
     uri = f"tracking.uri={silent_server}"
     process = command(
-        tmp_path, "train", "quickstart", "workers.count=1", *TINY, "checkpoint.every=1", uri
+        tmp_path, "train", "quickstart", "workers.count=1", *but("checkpoint.every=1"), uri
     )
     folder = wait_for_outer_step(tmp_path, process)
     process.send_signal(signal.SIGINT)
@@ -159,7 +165,7 @@ def test_a_second_sigint_ends_at_once_and_says_how_to_go_on(tmp_path, silent_ser
 def test_a_sigint_once_the_run_is_complete_ends_the_wait_for_mlflow_alone(tmp_path, silent_server):
     uri = f"tracking.uri={silent_server}"
     process = command(
-        tmp_path, "train", "quickstart", "workers.count=0", *TINY, "meta.num_steps=1", uri
+        tmp_path, "train", "quickstart", "workers.count=0", *but("meta.num_steps=1"), uri
     )
     wait_until(lambda: any("ended well" in log.read_text() for log in tmp_path.glob("*/log.txt")))
     process.send_signal(signal.SIGINT)
