@@ -92,6 +92,9 @@ class Experiment(Section):
             if kind != "alphabets" and getattr(learner, "multi_head", False):
                 text = f"{name} keeps an output layer for each task, and episodes never return"
                 raise ConfigProblems(Problem(causes[0], f"{text}: set task.kind=alphabets", causes))
+            if kind != "alphabets":
+                self._check_encoder()
+                self._check_ways(any_way=False)
             return self
         wanted = {"episodes": "classification", "sinusoids": "regression"}.get(kind)
         kinds = learner.kinds
@@ -100,7 +103,9 @@ class Experiment(Section):
             expected = " or ".join(f"task.kind={fitting[k]}" for k in sorted(kinds))
             text = f"{name} learns from episodes: expected {expected}, got {kind}"
             raise ConfigProblems(Problem(("task", "kind"), text, causes))
-        self._check_groups(learner)
+        self._check_encoder()
+        self._check_groups()
+        self._check_ways(learner.any_way)
         self._check_pretrained(learner)
         self._check_test()
         return self
@@ -133,7 +138,16 @@ class Experiment(Section):
             Problem(key, f"{self.algorithm.name} {expected}", (key, ("algorithm", "name")))
         )
 
-    def _check_groups(self, learner: type[EpisodeLearner]) -> None:
+    def _check_encoder(self) -> None:
+        is_perceptron = self.model.encoder == "perceptron"
+        if is_perceptron == (self.task.kind == "sinusoids"):
+            return
+        expected = "conv, resnet12 or wide-resnet" if is_perceptron else "perceptron"
+        keys = (("model", "encoder"), ("task", "kind"))
+        text = f"task.kind={self.task.kind} takes {expected}, not {self.model.encoder}"
+        raise ConfigProblems(Problem(keys[0], text, keys))
+
+    def _check_groups(self) -> None:
         keys = (("meta", "batch_size"), ("episodes", "group"))
         if self.meta.batch_size % self.episodes.group:
             text = (
@@ -141,14 +155,17 @@ class Experiment(Section):
                 f"{self.episodes.group} (episodes.group)"
             )
             raise ConfigProblems(Problem(keys[0], text, keys))
+
+    def _check_ways(self, any_way: bool) -> None:
         ways, name = self.episodes.train_num_ways, self.algorithm.name
-        if ways not in (0, self.episodes.num_ways) and not learner.any_way:
-            text = (
-                f"{name} has as many outputs as ways: expected 0 or {self.episodes.num_ways} "
-                f"(episodes.num_ways), got {ways}"
-            )
-            key = ("episodes", "train_num_ways")
-            raise ConfigProblems(Problem(key, text, (key, ("episodes", "num_ways"))))
+        if any_way or ways in (0, self.episodes.num_ways):
+            return
+        text = (
+            f"{name} has as many outputs as ways: expected 0 or {self.episodes.num_ways} "
+            f"(episodes.num_ways), got {ways}"
+        )
+        key = ("episodes", "train_num_ways")
+        raise ConfigProblems(Problem(key, text, (key, ("episodes", "num_ways"))))
 
 
 def load_experiment(

@@ -23,7 +23,9 @@ from pipeline.tasks.episode_family import EpisodeFamily
 from pipeline.trajectory_worker import trajectory_rows
 from pipeline.worker import Worker
 
-STATISTICS_EPISODES = 20  # of meta-training, over which batch-norm statistics are taken
+# Meta-training episodes over which batch-norm statistics are taken: groups of an outer step of
+# their own.
+STATISTICS_STEP, STATISTICS_GROUPS = -2, 20
 
 
 class EpisodeWorker(Worker):
@@ -107,7 +109,12 @@ class EpisodeWorker(Worker):
         if spec.method != "scratch" and self._statistics[0] == spec.version:
             restore_buffers(self.learner, self._statistics[1])
             return
-        passes = (partial(self._answer, "train", n) for n in range(STATISTICS_EPISODES))
+        # By what trains the learner: nothing else may move its running statistics.
+        passes = (
+            partial(self.learner.episode_loss, episode)
+            for number in range(STATISTICS_GROUPS)
+            for episode in self.family.group(STATISTICS_STEP, number)
+        )
         estimate_statistics(self.learner, passes)
         if spec.method != "scratch":
             self._statistics = (spec.version, capture_buffers(self.learner))

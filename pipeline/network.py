@@ -15,6 +15,8 @@ from algorithms.models.residual import ResNet12, WideResNet
 from algorithms.parameters import ParameterVector
 from algorithms.types import Encoder
 from pipeline.config import Experiment
+from pipeline.config_learning import ModelConfig
+from pipeline.errors import BadInputError
 from pipeline.exported_weights import encoder_weights, load_weights
 from pipeline.layout import OuterLayout
 from pipeline.learners import episode_learner, is_episodic, trajectory_learner
@@ -44,29 +46,36 @@ def build_network(
 
 
 def build_encoder(experiment: Experiment, shape: TaskShape) -> Encoder:
-    """Return the encoder that the section `model` describes, for inputs of `shape`."""
-    config = experiment.model
-    encoder: Encoder
-    if config.encoder == "perceptron":
-        encoder = PerceptronEncoder(shape.in_channels)
-    elif config.encoder == "resnet12":
-        encoder = ResNet12(shape.in_channels, shape.image_size)
-    elif config.encoder == "wide-resnet":
-        encoder = WideResNet(shape.in_channels, shape.image_size, width=config.width)
-    else:
-        encoder = ConvEncoder(
-            in_channels=shape.in_channels,
-            image_size=shape.image_size,
-            num_filters=config.num_filters,
-            num_blocks=config.num_blocks,
-            batch_norm=config.batch_norm,
-            pool_first=config.pool_first,
-            num_pooled_blocks=min(config.num_pooled_blocks, config.num_blocks),
-        )
-    if config.pretrained:
-        folder = Path(config.pretrained)
+    """Return the encoder that the section `model` describes, for inputs of `shape`.
+
+    BadInputError if the images are too small for it, or its pre-trained weights are not there.
+    """
+    try:
+        encoder = _new_encoder(experiment.model, shape)
+    except ValueError as error:
+        raise BadInputError(f"model: {error}") from None
+    if experiment.model.pretrained:
+        folder = Path(experiment.model.pretrained)
         load_weights(encoder, encoder_weights(folder), f"model.pretrained={folder}")
     return encoder
+
+
+def _new_encoder(config: ModelConfig, shape: TaskShape) -> Encoder:
+    if config.encoder == "perceptron":
+        return PerceptronEncoder(shape.in_channels)
+    if config.encoder == "resnet12":
+        return ResNet12(shape.in_channels, shape.image_size)
+    if config.encoder == "wide-resnet":
+        return WideResNet(shape.in_channels, shape.image_size, width=config.width)
+    return ConvEncoder(
+        in_channels=shape.in_channels,
+        image_size=shape.image_size,
+        num_filters=config.num_filters,
+        num_blocks=config.num_blocks,
+        batch_norm=config.batch_norm,
+        pool_first=config.pool_first,
+        num_pooled_blocks=min(config.num_pooled_blocks, config.num_blocks),
+    )
 
 
 def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout:

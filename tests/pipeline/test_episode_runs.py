@@ -265,3 +265,38 @@ def test_a_folder_of_pictures_is_classified(home):
     (home / "mine" / "dots" / "4.png").write_text("no picture")
     with pytest.raises(BadInputError, match=r"4\.png: "):
         model.read_folder(home / "mine")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prototypical",
+        "matching",
+        "siamese",
+        "relation",
+        "memory",
+        "conditional_process",
+        "classifier",
+    ],
+)
+def test_queries_are_normalised_as_meta_training_episodes_are(name):
+    """One by one, by statistics that make features of such episodes have mean 0 and variance 1."""
+    model = {"num_filters": 4, "num_blocks": 1, "num_pooled_blocks": 1}
+    task = {"kind": "episodes", "batch_size": 32}
+    experiment = tiny_episodes(algorithm={"name": name}, model=model, task=task)
+    worker = make_worker(experiment)
+    spec = TaskSpec(0, 0, 0, "test", 0, purpose="evaluate", method=name)
+    worker.prepare(spec, [worker.vector.values.numpy().copy()])
+    assert not worker.model.training
+    seen = []
+    norm = worker.model.encoder[0].norm
+    handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    with torch.no_grad():
+        for index in range(20):
+            for episode in worker.family.group(7, index):
+                worker.model.encoder(episode.query_x)
+    handle.remove()
+    features = torch.cat(seen)
+    mean, variance = features.mean(dim=(0, 2, 3)), features.var(dim=(0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros(4), atol=0.15, rtol=0)
+    torch.testing.assert_close(variance, torch.ones(4), atol=0.3, rtol=0)
