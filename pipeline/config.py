@@ -113,9 +113,15 @@ class Experiment(Section):
     def _check_test(self) -> None:
         if self.episodes.test == "drawn":
             return
-        wanted = {"data.name": "omniglot", "episodes.num_ways": 20, "episodes.num_shots": 1}
+        wanted = {
+            "data.name": "omniglot",
+            "episodes.split": "lake",  # or characters of the runs were seen before
+            "episodes.num_ways": 20,
+            "episodes.num_shots": 1,
+        }
         found = {
             "data.name": self.data.name,
+            "episodes.split": self.episodes.split,
             "episodes.num_ways": self.episodes.num_ways,
             "episodes.num_shots": self.episodes.num_shots,
         }

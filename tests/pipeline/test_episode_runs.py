@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -300,3 +302,31 @@ def test_queries_are_normalised_as_meta_training_episodes_are(name):
     mean, variance = features.mean(dim=(0, 2, 3)), features.var(dim=(0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros(4), atol=0.15, rtol=0)
     torch.testing.assert_close(variance, torch.ones(4), atol=0.3, rtol=0)
+
+
+def test_one_shot_runs_are_for_those_who_have_not_seen_their_characters():
+    episodes = {"test": "one-shot-runs", "num_ways": 20, "num_shots": 1}
+    with pytest.raises(ValueError, match=r"one-shot-runs need episodes\.split=lake"):
+        tiny_episodes(data={"name": "omniglot"}, episodes=episodes)
+    experiment = tiny_episodes(data={"name": "omniglot"}, episodes=episodes | {"split": "lake"})
+    assert experiment.episodes.test == "one-shot-runs"
+
+
+@pytest.mark.skipif("OUTERLOOP_DATA" not in os.environ, reason="OUTERLOOP_DATA is not set")
+def test_one_shot_runs_are_tested_in_place_of_drawn_episodes():
+    family = task_family(
+        tiny_episodes(
+            data={"name": "omniglot"},
+            episodes={
+                "test": "one-shot-runs",
+                "num_ways": 20,
+                "num_shots": 1,
+                "split": "lake",
+            },
+        ),
+        torch.device("cpu"),
+    )
+    assert family.num_tasks("test") == 20
+    assert family.task_name("test", 0) == "run01"
+    episode = family.episode("test", 19)
+    assert episode.support_x.shape == episode.query_x.shape == (20, 1, 28, 28)
