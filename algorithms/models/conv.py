@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from algorithms.models.fused_block import can_fuse, fused_block
 from algorithms.models.headed import HeadedNetwork
 from algorithms.types import Encoder
 
@@ -33,6 +34,9 @@ class ConvBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `images` [B, C, H, W] to features [B, num_filters, H // 2, W // 2]."""
+        is_usual = isinstance(self.pool, nn.MaxPool2d) and not self.pool_first
+        if is_usual and can_fuse(self.norm, self.conv, images):
+            return fused_block(self.conv, self.norm, images)
         return self.finish(self.conv(images))
 
     def finish(self, features: Tensor) -> Tensor:
