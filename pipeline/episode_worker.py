@@ -14,6 +14,7 @@ from torch import Tensor
 from algorithms.batch_norm import estimate_statistics, has_running_statistics
 from algorithms.episodic.learner import EpisodeLearner, query_loss
 from algorithms.inner_loop import StepRecords
+from algorithms.models.passed import Passed
 from algorithms.parameters import capture_buffers, restore_buffers
 from algorithms.types import Episode, EpisodeResult
 from pipeline.aggregator import Array
@@ -41,12 +42,22 @@ class EpisodeWorker(Worker):
         assert isinstance(self.model, EpisodeLearner)
         self.learner = self.model
         self.family: EpisodeFamily = EpisodeFamily(experiment, self.device)
+        self._is_encoded = False
         self._statistics: tuple[int, dict[str, Tensor]] = (-1, {})  # of which version
 
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
         """Yield the one segment of a group's gradient, or of a held-out episode's answers."""
+        if self.learner.wants_pretrained and not self._is_encoded:
+            self._encode_once()
         self.prepare(spec, params)
         yield self._train(spec) if spec.purpose == "train" else self._test(spec)
+
+    def _encode_once(self) -> None:
+        """Have a frozen encoder see each image once, and the learner its features alone."""
+        self.learner.eval()
+        self._is_encoded = True
+        if self.family.encode(self.learner.encoder):
+            self.learner.encoder = Passed(self.learner.encoder.feature_shape)
 
     def prepare(self, spec: TaskSpec, params: Sequence[Array]) -> None:
         """Load the parameters; for a test, also the batch-norm statistics that it wants."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from algorithms.types import Episode
+from algorithms.types import Encoder, Episode
 from pipeline.config import Experiment
 from pipeline.data.one_shot_runs import load_one_shot_runs, one_shot_episodes
 from pipeline.learners import is_joint
@@ -63,6 +63,10 @@ class EpisodeFamily:
         return Preparation(
             shape.image_size, shape.in_channels, self._sampler.mean, self._sampler.std
         )
+
+    def encode(self, encoder: Encoder) -> bool:
+        """Give features in place of inputs from now on; return whether that is possible."""
+        return not self._runs and self._sampler.encode(encoder)
 
     def group(self, meta_step: int, index: int) -> list[Episode]:
         """Return the meta-training episodes of place `index` in the meta-batch of `meta_step`.

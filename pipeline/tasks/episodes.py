@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.types import Episode
+from algorithms.types import Encoder, Episode
 from pipeline.config import Experiment
 from pipeline.data.augment import crop_and_flip, quarter_turns
 from pipeline.data.channel_statistics import GREY_SCALE, channel_statistics
@@ -38,6 +38,7 @@ from pipeline.tasks.draws import (
 from pipeline.tasks.family import Source
 from pipeline.tasks.sinusoids import SinusoidSampler
 
+ENCODED_AT_ONCE = 500
 PHASES: dict[Split, str] = {"train": "meta-training", "val": "validation", "test": "the meta-test"}
 
 
@@ -64,6 +65,9 @@ class Sampler(Protocol):
 
     def minibatches(self, size: int, seeds: Sequence[int]) -> list[Episode]:
         """Return for each seed queries of all meta-training classes; their labels last."""
+
+    def encode(self, encoder: Encoder) -> bool:
+        """Draw features in place of inputs from now on; return whether that is possible."""
 
 
 class EpisodeSampler:
@@ -100,6 +104,7 @@ class EpisodeSampler:
         self._device = torch.device(device)
         self._num_turns = 4 if rotations else 1
         self._augment = augment
+        self._features: Tensor | None = None  # of all images, where they take their place
         self._classes: dict[Split, Integers] = {
             "train": _row_ranges(source, split.train),
             "val": _row_ranges(source, split.val),
@@ -160,6 +165,22 @@ class EpisodeSampler:
             for x, y in zip(images, labels, strict=True)
         ]
 
+    def encode(self, encoder: Encoder) -> bool:
+        """Draw from now on the features of images, by `encoder` as it is, in place of images.
+
+        Return whether that is possible: not with images that are turned or augmented.
+        """
+        if self._num_turns > 1 or self._augment:
+            return False
+        with torch.no_grad():
+            pixels = (
+                self._to_device(np.array(self.source.images[start : start + ENCODED_AT_ONCE]))
+                for start in range(0, len(self.source.images), ENCODED_AT_ONCE)
+            )
+            parts = [encoder(self._prepared(some).permute(0, 3, 1, 2)) for some in pixels]
+        self._features = torch.cat(parts)
+        return True
+
     def minibatches(self, size: int, seeds: Sequence[int]) -> list[Episode]:
         """Return for each seed `size` images of all meta-training classes: queries alone.
 
@@ -175,6 +196,9 @@ class EpisodeSampler:
     def _images(self, draws: Sequence[EpisodeDraw], augment: bool) -> Tensor:
         """Return the images of all episodes, float32 [E, M, C, H, H]."""
         rows = np.concatenate([draw.rows for draw in draws])
+        if self._features is not None:
+            features = self._features[rows]
+            return features.view(len(draws), -1, *features.shape[1:])
         pixels = self._to_device(self.source.images[rows])
         if self._num_turns > 1:
             turns = np.concatenate([draw.turns for draw in draws])
@@ -183,9 +207,13 @@ class EpisodeSampler:
             offsets = self._to_device(np.concatenate([draw.offsets for draw in draws]))
             flips = self._to_device(np.concatenate([draw.flips for draw in draws]))
             pixels = crop_and_flip(pixels, offsets, flips, PADDING)
-        channels_last = pixels.unsqueeze(-1) if self.source.channels == 1 else pixels
-        values = channels_last.float().sub_(self._shift).div_(self._scale)
+        values = self._prepared(pixels)
         return values.view(len(draws), -1, *values.shape[1:]).permute(0, 1, 4, 2, 3)
+
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        """Return uint8 [B, H, H] or [B, H, H, 3], normalised, as float32 [B, H, H, C]."""
+        channels_last = pixels.unsqueeze(-1) if self.source.channels == 1 else pixels
+        return channels_last.float().sub_(self._shift).div_(self._scale)
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from algorithms.types import Episode
+from algorithms.types import Encoder, Episode
 from pipeline.messages import Split
 from pipeline.tasks.draws import EpisodeSize
 
@@ -48,6 +48,10 @@ class SinusoidSampler:
         """Return how many points an episode has."""
         size = self._sizes[split]
         return {"num_shots": size.num_shots, "num_queries": size.num_queries}
+
+    def encode(self, encoder: Encoder) -> bool:
+        """Return False: points are drawn anew each time."""
+        return False
 
     def minibatches(self, size: int, seeds: Sequence[int]) -> list[Episode]:
         """Raise NotImplementedError: sinusoids are drawn anew each time, so no class lasts."""

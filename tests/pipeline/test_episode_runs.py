@@ -209,9 +209,14 @@ def test_a_backbone_is_trained_on_all_classes_and_stays_as_it_is_under_sib(home)
     worker = make_worker(experiment)
     weights = encoder_weights(home / "backbone")
     spec = TaskSpec(0, 0, 0, "train", 0)
-    (segment,) = worker.run(spec, [worker.vector.values.numpy().copy()])
-    assert segment.finite
     assert all(torch.equal(weights[k], v) for k, v in worker.model.encoder.state_dict().items())
+    encoder, parameters = worker.model.encoder, worker.vector.values.numpy().copy()
+    images = worker.family.episode("test", 1).query_x
+    (segment,) = worker.run(spec, [parameters])
+    assert segment.finite
+    # Each image is encoded once; from then on episodes are of features.
+    features = worker.family.episode("test", 1).query_x
+    torch.testing.assert_close(features, encoder.eval()(images).detach())
     assert not any(slot.name.startswith("encoder.") for slot in worker.vector.layout)
     assert train(algorithm={"name": "sib"}, model=pretrained).evaluation is not None
 

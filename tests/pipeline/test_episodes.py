@@ -237,7 +237,7 @@ def test_sinusoids_follow_the_paper():
 def experiment(**episodes):
     return Experiment.model_validate(
         {
-            "algorithm": {"name": "leap"},
+            "algorithm": {"name": "prototypical"},
             "data": {"name": "glyphs"},
             "task": {"kind": "episodes"},
             "episodes": episodes,
