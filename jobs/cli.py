@@ -239,6 +239,16 @@ def bench_pipeline(context: typer.Context, overrides: Overrides = None) -> Resul
     return commands.figures(context.obj, "bench pipeline", values)
 
 
+@bench.command("episodes")
+def bench_episodes(context: typer.Context, overrides: Overrides = None) -> Result:
+    """Meta-steps a second and memory of episode learners, against public libraries."""
+    from jobs import commands
+    from jobs.bench import episodes
+
+    values = episodes.run(overrides=tuple(overrides or ()))
+    return commands.figures(context.obj, "bench episodes", values)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     take_standard_streams()

@@ -1,11 +1,11 @@
 """A block of a convolutional encoder as one operation: convolution, batch-norm, ReLU, max-pool.
 
 For a channel whose batch-norm weight is not negative, pooling and ReLU(weight · x + shift) may
-be exchanged: both are monotone. (At a weight of exactly zero the whole block ties; its gradient is
-then that of the largest x, another one than autograd's, as good.) So all that comes after the statistics is done on a fourth of the
+be exchanged: both are monotone. So all that comes after the statistics is done on a fourth of the
 values, and the normalised images in full size never exist. First and second derivatives are in
 closed form: MAML's outer gradient differentiates the first ones, which autograd does with some
-twenty passes over the images. There are no third derivatives.
+twenty passes over the images. There are no third derivatives. Where maxima tie (all do at a
+weight of exactly zero), which value gets the gradient may be another than in the modules.
 
 Notation: y [B, C, H, W] is the convolution's result, n = B·H·W, μ and r its mean and inverse
 standard deviation by channel, ŷ = (y − μ)·r, p the pooled y, γ and β weight and bias of the
