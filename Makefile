@@ -30,6 +30,7 @@ format: setup
 bench: setup
 	$(BIN)/outerloop bench inner-loop
 	$(BIN)/outerloop bench pipeline
+	$(BIN)/outerloop bench episodes
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
