@@ -183,7 +183,9 @@ def test_too_little_data_names_the_key_and_what_there_is(config, says):
 
 
 def test_unknown_data_set_lists_what_there_is():
-    with pytest.raises(BadInputError, match="'omnigloot': unknown; known: cifar-fs, glyphs, miniimagenet, omniglot"):
+    with pytest.raises(
+        BadInputError, match="'omnigloot': unknown; known: cifar-fs, glyphs, miniimagenet, omniglot"
+    ):
         task_family(with_data(experiment(), name="omnigloot"), CPU)
 
 
