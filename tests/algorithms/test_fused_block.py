@@ -46,7 +46,7 @@ def derivatives(block, inputs):
     return result, *first, *torch.autograd.grad(mixed, inputs)
 
 
-@pytest.mark.parametrize("in_channels, side", [(1, 8), (3, 7)])
+@pytest.mark.parametrize(("in_channels", "side"), [(1, 8), (3, 7)])
 @pytest.mark.parametrize("weights", [(1.0, 0.5, 2.0, 0.7), (1.0, -0.5, 0.1, -2.0)])
 def test_values_and_derivatives_are_those_of_the_composition(in_channels, side, weights):
     inputs = arguments(in_channels, side, weights)
