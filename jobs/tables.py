@@ -200,7 +200,8 @@ def _episode_words(evaluation: Evaluation) -> str:
         answered = "together (transductive)" if learner["transductive"] else "one by one"
         augmented = "augmented" if learner["episodes.augment"] else "not augmented"
         words += [f"answered {answered}", f"training images {augmented}"]
-        words.append(f"of outer step {learner['meta.num_steps']:,}")
+    if evaluation.outer_step >= 0:
+        words.append(f"parameters of outer step {evaluation.outer_step:,}")
     return "\n".join(packed(words, CAPTION_WIDTH)) + ".\n"
 
 

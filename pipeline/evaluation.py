@@ -124,6 +124,7 @@ class Evaluation:
     run_id: str = ""
     learner: dict[str, Any] = field(default_factory=dict)  # how `method` was meta-trained
     split: str = "test"  # or val
+    outer_step: int = -1  # whose parameters were tested, where validation may choose an earlier one
 
     @property
     def seed(self) -> int:

@@ -178,8 +178,9 @@ class RunSession:
             ),
             method=own,
             run_id=self._run.run_id,
-            learner=learner_of(self._experiment, version),
+            learner=learner_of(self._experiment, self._trainer.version),
             split=split,
+            outer_step=version,
         )
 
     def _tested_version(self) -> int:

@@ -103,7 +103,8 @@ def test_a_run_validates_keeps_its_best_checkpoint_and_tests_that(home):
     assert scores[best.step] == best.score
     assert best.step == min(step for step, score in scores.items() if score == best.score)
     assert run.read_summary()["tested_outer_step"] == best.step
-    assert result.evaluation.learner["meta.num_steps"] == best.step
+    assert result.evaluation.outer_step == best.step
+    assert result.evaluation.learner["meta.num_steps"] == 6
     again, _ = session.evaluate(run, (), SilentProgress())
     own = [c.metrics for c in again.curves if c.method == "prototypical"]
     assert own == [c.metrics for c in result.evaluation.curves if c.method == "prototypical"]
