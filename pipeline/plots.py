@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,16 +90,16 @@ def plot_evaluation(evaluation: Evaluation, path: Path, title: str = "") -> Path
     return _save(figure, path)
 
 
-def plot_meta_training(
-    steps: Sequence[int], losses_first: Sequence[float], losses_last: Sequence[float], path: Path
-) -> Path:
-    """Draw the meta-batch's mean training loss at the first and last inner step; return `path`."""
+def plot_meta_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> Path:
+    """Draw the meta-batch's mean training loss by outer step; return `path`.
+
+    `curves` are (outer step, loss) points by what they are the loss of, at least one point each.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    width = _window(len(steps))
-    for index, (label, losses) in enumerate(
-        (("first inner step", losses_first), ("last inner step", losses_last))
-    ):
+    width = _window(max(map(len, curves.values())))
+    for index, (label, points) in enumerate(curves.items()):
+        steps, losses = zip(*points, strict=True)
         values = np.asarray(losses, np.float64)
         if width > 1:
             axes.plot(steps, values, color=COLOURS[index], alpha=0.3, lw=1)

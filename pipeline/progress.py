@@ -23,6 +23,7 @@ class OuterProgress:
     eta_s: float | None  # None before there is anything to go by
     retries: int  # in the run so far
     dropped: int  # tasks left out of their update in the run so far
+    of_episodes: bool = False  # whether a step within a task is an episode, not an inner step
 
 
 def eta(seconds: float | None) -> str:
@@ -37,11 +38,13 @@ def eta(seconds: float | None) -> str:
 def figures(progress: OuterProgress) -> list[str]:
     """Return what is worth knowing of an outer step besides its number, most telling first."""
     faults = (("retries", progress.retries), ("dropped", progress.dropped))
+    path = "" if progress.of_episodes else f"{progress.loss_first:.3f} → "
+    steps = "episodes" if progress.of_episodes else "inner steps"
     return [
-        f"loss {progress.loss_first:.3f} → {progress.loss_last:.3f}",
+        f"loss {path}{progress.loss_last:.3f}",
         *(f"{count} {name}" for name, count in faults if count),
         f"outer grad {progress.grad_norm:.3g}",
-        f"{progress.inner_steps_per_s:.0f} inner steps/s",
+        f"{progress.inner_steps_per_s:.0f} {steps}/s",
         f"{progress.tasks_in_flight} tasks in flight",
     ]
 

@@ -19,6 +19,7 @@ from pipeline.config import Experiment
 from pipeline.dispatcher import Counters
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
+from pipeline.learners import is_episodic
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
 from pipeline.plots import plot_evaluation, plot_meta_training
@@ -221,13 +222,15 @@ class RunSession:
         self._tracker.log_metrics(self._trainer.version, figures)
 
     def _plot_meta_training(self) -> None:
-        first = read_curve(self._run.metrics, "train/loss_first")
-        last = read_curve(self._run.metrics, "train/loss_last")
-        if first:
-            steps = [step for step, _ in first]
-            losses_first, losses_last = ([value for _, value in curve] for curve in (first, last))
-            path = self._run.plots / "meta-training.png"
-            plot_meta_training(steps, losses_first, losses_last, path)
+        names = {"queries of the episodes": "train/loss"}
+        if not is_episodic(self._experiment):
+            names = {
+                "first inner step": "train/loss_first",
+                "last inner step": "train/loss_last",
+            }
+        curves = {label: read_curve(self._run.metrics, name) for label, name in names.items()}
+        if all(curves.values()):
+            plot_meta_training(curves, self._run.plots / "meta-training.png")
 
     def _summarise(self, evaluation: Evaluation, steps_per_s: float | None) -> dict[str, Any]:
         """Write summary.json and hand the model to the tracker."""

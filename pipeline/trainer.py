@@ -24,6 +24,7 @@ from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
+from pipeline.learners import is_episodic
 from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
 from pipeline.progress import OuterProgress, Progress
 from pipeline.tasks import sample_meta_batch
@@ -103,6 +104,7 @@ class Trainer:
         self._books = books
         self._progress = progress
         self._dispatcher = Dispatcher(backend, experiment.workers.max_retries, books.counters, stop)
+        self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
         self._started = (time.monotonic(), version)
@@ -272,13 +274,14 @@ class Trainer:
                 step=self.version,
                 num_steps=self.experiment.meta.num_steps,
                 loss_first=figures["train/loss_first"],
-                loss_last=figures["train/loss_last"],
+                loss_last=figures["train/loss" if self._of_episodes else "train/loss_last"],
                 grad_norm=grad_norm,
                 inner_steps_per_s=figures["perf/inner_steps_per_s"],
                 tasks_in_flight=self._dispatcher.peak_in_flight,
                 eta_s=self._eta_s(),
                 retries=counters.retries,
                 dropped=counters.dropped,
+                of_episodes=self._of_episodes,
             )
         )
 

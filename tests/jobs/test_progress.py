@@ -127,3 +127,9 @@ def test_plain_lines_are_few_and_the_last_is_among_them():
 
 def test_time_to_go():
     assert [eta(s) for s in (None, 5, 65, 3725.4)] == ["?", "0:05", "1:05", "1:02:05"]
+
+
+def test_episodes_have_a_loss_of_their_own_and_no_inner_steps():
+    said = figures(replace(STEP, of_episodes=True))
+    assert said[0] == "loss 0.750"
+    assert "140 episodes/s" in said

@@ -57,7 +57,13 @@ def test_plots_are_pictures(tmp_path):
     paths = [
         plot_evaluation(merged, tmp_path / "new" / "compare.png"),
         plot_evaluation(single_task, tmp_path / "single.PNG"),
-        plot_meta_training([1, 2, 3], [3.0, 2.5, math.nan], [1.0, 0.9, 0.8], tmp_path / "m.png"),
+        plot_meta_training(
+            {
+                "first inner step": [(1, 3.0), (2, 2.5), (3, math.nan)],
+                "last inner step": [(1, 1.0), (2, 0.9), (3, 0.8)],
+            },
+            tmp_path / "m.png",
+        ),
     ]
     for path in paths:
         with Image.open(path) as picture:
@@ -142,8 +148,10 @@ def test_learning_curves_of_some_methods_alone_are_drawn(drawn, tmp_path):
 
 @pytest.mark.parametrize(("num_steps", "explained"), [(3, []), (100, ["not smoothed"])])
 def test_every_line_of_meta_training_is_explained(num_steps, explained, drawn, tmp_path):
-    steps = list(range(1, num_steps + 1))
-    plot_meta_training(steps, [2.0] * num_steps, [1.0] * num_steps, tmp_path / "plot.png")
+    steps = range(1, num_steps + 1)
+    levels = {"first inner step": 2.0, "last inner step": 1.0}
+    curves = {label: [(step, level) for step in steps] for label, level in levels.items()}
+    plot_meta_training(curves, tmp_path / "plot.png")
     (figure,) = drawn
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
