@@ -151,6 +151,7 @@ def test_a_second_sigint_ends_at_once_and_says_how_to_go_on(tmp_path, silent_ser
         tmp_path, "train", "quickstart", "workers.count=1", *but("checkpoint.every=1"), uri
     )
     folder = wait_for_outer_step(tmp_path, process)
+    wait_until(lambda: any(folder.glob("checkpoints/step-*")))
     process.send_signal(signal.SIGINT)
     wait_for_line(process.stderr, "SIGINT: stopping with a checkpoint; Ctrl-C again ends at once")
     process.send_signal(signal.SIGINT)
