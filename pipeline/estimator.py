@@ -13,13 +13,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from algorithms import EpisodeLearner, InnerLoop, InnerOptimizer, ParameterVector
+from algorithms import EpisodeLearner, InnerLoop, ParameterVector
 from algorithms.batch_norm import estimate_statistics, has_running_statistics
 from algorithms.episodic.learner import Predictor, check_support
 from algorithms.types import Episode
 from pipeline.data.pictures import class_folders, decode_resized, file_picture
-from pipeline.errors import BadInputError
 from pipeline.export import ExportedModel, read_exported
+from pipeline.learners import inner_optimizer
 from pipeline.tasks.episode_task import EpisodeTask
 from pipeline.tasks.shapes import Preparation
 
@@ -67,7 +67,9 @@ class FewShotEstimator:
 
         Raises BadInputError, a ValueError, that names the folder or picture that is wrong.
         """
-        found = {name: self.read_files(paths) for name, paths in _class_folders(folder).items()}
+        found = {
+            name: self.read_files(paths) for name, paths in class_folders(Path(folder)).items()
+        }
         labels = [np.full(len(images), name) for name, images in found.items()]
         return np.concatenate([*found.values()]), np.concatenate(labels)
 
@@ -177,30 +179,11 @@ class FewShotEstimator:
             batch_size=experiment.task.batch_size,
             transductive=False,
         )
-        optimizer = InnerOptimizer(
-            experiment.inner.optimizer,
-            lr=experiment.inner.lr,
-            momentum=experiment.inner.momentum,
-            beta1=experiment.inner.beta1,
-        )
-        InnerLoop(model, ParameterVector(model), task, optimizer).run(
-            experiment.evaluation.num_steps
-        )
+        loop = InnerLoop(model, ParameterVector(model), task, inner_optimizer(experiment))
+        loop.run(experiment.evaluation.num_steps)
         if has_running_statistics(model):
             estimate_statistics(model, [partial(model, episode.support_x)])
         return model.eval()
-
-
-def _class_folders(folder: str | Path) -> dict[str, list[Path]]:
-    try:
-        found = class_folders(Path(folder))
-    except OSError as error:
-        raise BadInputError(f"{folder}: cannot be read: {error.strerror}") from None
-    if not found:
-        raise BadInputError(
-            f"{folder}: has no pictures; expected a folder for each class, with PNG or JPEG files"
-        )
-    return found
 
 
 def prepared(inputs: ArrayLike, preparation: Preparation, name: str) -> Tensor:

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 import algorithms
-from algorithms import EpisodeLearner, find_learner
+from algorithms import EpisodeLearner, InnerOptimizer, find_learner
 from algorithms.types import Encoder, TrajectoryLearner
 from pipeline.config import Experiment
 
@@ -35,6 +35,12 @@ def episode_learner(experiment: Experiment, encoder: Encoder, num_outputs: int) 
     make: Callable[..., Any] = find_learner(experiment.algorithm.name)
     learner: EpisodeLearner = make(encoder, num_outputs, **experiment.algorithm.options)
     return learner
+
+
+def inner_optimizer(experiment: Experiment) -> InnerOptimizer:
+    """Return the optimizer of the inner loop."""
+    inner = experiment.inner
+    return InnerOptimizer(inner.optimizer, lr=inner.lr, momentum=inner.momentum, beta1=inner.beta1)
 
 
 def is_transductive(experiment: Experiment) -> bool:

@@ -166,10 +166,10 @@ class RunSession:
             self._record(self._meta_test(()))
 
     def _meta_test(
-        self, baselines: Sequence[str], split: Split = "test", version: int = -1
+        self, baselines: Sequence[str], split: Split = "test", version: int | None = None
     ) -> Evaluation:
         own = self._experiment.algorithm.name
-        version = self._trainer.version if version < 0 else version
+        version = self._trainer.version if version is None else version
         count = self._family.num_tasks(split)
         names = [self._family.task_name(split, i) for i in range(count)]
         return Evaluation(

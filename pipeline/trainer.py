@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Protocol
@@ -27,39 +27,11 @@ from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
 from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
 from pipeline.progress import OuterProgress, Progress
+from pipeline.task_record import TaskRecord, outer_figures
 from pipeline.tasks import sample_meta_batch
 from pipeline.trajectories import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TaskRecord:
-    """Scalars of one attempt at one task, gathered as its segments arrive."""
-
-    attempt: int
-    loss_first: float = math.nan
-    loss_last: float = math.nan
-    loss_sum: float = 0.0
-    error_sum: float = 0.0  # NaN where the task reports none
-    path_length: float = 0.0
-    num_steps: int = 0
-    num_segments: int = 0
-    finite: bool = True
-
-    def add(self, segment: Segment) -> None:
-        """Take in the next segment's rows."""
-        losses = segment.rows.column("loss").to_numpy(zero_copy_only=False)
-        if not self.num_steps:
-            self.loss_first = float(losses[0])
-        self.loss_last = float(losses[-1])
-        self.loss_sum += float(losses.sum(dtype=np.float64))
-        errors = segment.rows.column("error").to_numpy(zero_copy_only=False)
-        self.error_sum += float(errors.sum(dtype=np.float64))
-        self.path_length = float(segment.rows.column("path_length")[-1].as_py())
-        self.num_steps += len(losses)
-        self.num_segments += 1
-        self.finite = segment.finite
 
 
 class MetricSink(Protocol):
@@ -133,7 +105,7 @@ class Trainer:
         updates = self._backend.commit(step, _accepted(records))
         self._count(records)
         self.version = step + 1
-        self._report(records, updates, time.monotonic() - begun)
+        self._report(records.values(), updates, time.monotonic() - begun)
         self._between_steps = True
         self._check_bad_tasks()
 
@@ -159,13 +131,17 @@ class Trainer:
                 logger.warning("%s", error)
 
     def meta_test(
-        self, methods: Sequence[str], num_tasks: int, split: Split = "test", version: int = -1
+        self,
+        methods: Sequence[str],
+        num_tasks: int,
+        split: Split = "test",
+        version: int | None = None,
     ) -> list[TaskCurve]:
         """Adapt to every task of a held-out split, by every method, on the same minibatches.
 
         `version` is that of the parameters that the backend holds, by default the newest.
         """
-        version = self.version if version < 0 else version
+        version = self.version if version is None else version
         work = product(methods, range(num_tasks), range(self.experiment.evaluation.repeats))
         specs = [
             TaskSpec(
@@ -246,27 +222,15 @@ class Trainer:
             )
 
     def _report(
-        self, records: dict[int, TaskRecord], updates: Sequence[ShardUpdate], wall_s: float
+        self, records: Collection[TaskRecord], updates: Sequence[ShardUpdate], wall_s: float
     ) -> None:
         counters = self._books.counters
-        good = [record for record in records.values() if record.finite]
-        num_steps = sum(record.num_steps for record in records.values())
-        grad_norm = math.sqrt(sum(update.grad_square for update in updates))
-        figures = {
-            "train/loss": _mean([r.loss_sum / r.num_steps for r in good]),
-            "train/loss_first": _mean([r.loss_first for r in good]),
-            "train/loss_last": _mean([r.loss_last for r in good]),
-            "train/path_length": _mean([r.path_length for r in good]),
-            "train/error": _mean([r.error_sum / r.num_steps for r in good]),
-            "outer/grad_norm": grad_norm,
-            "outer/step_norm": math.sqrt(sum(update.step_square for update in updates)),
-            "outer/params_norm": math.sqrt(sum(update.params_square for update in updates)),
-            "perf/inner_steps_per_s": num_steps / wall_s,
+        figures = outer_figures(records, updates) | {
+            "perf/inner_steps_per_s": sum(r.num_steps for r in records) / wall_s,
             "perf/tasks_in_flight": float(self._dispatcher.peak_in_flight),
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
         }
-        # What a kind of task does not have, such as the path of an episode, has no curve.
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         self._books.metrics.log_metrics(self.version, known)
         self._progress.outer_step(
@@ -275,7 +239,7 @@ class Trainer:
                 num_steps=self.experiment.meta.num_steps,
                 loss_first=figures["train/loss_first"],
                 loss_last=figures["train/loss" if self._of_episodes else "train/loss_last"],
-                grad_norm=grad_norm,
+                grad_norm=figures["outer/grad_norm"],
                 inner_steps_per_s=figures["perf/inner_steps_per_s"],
                 tasks_in_flight=self._dispatcher.peak_in_flight,
                 eta_s=self._eta_s(),
@@ -313,7 +277,3 @@ def _curve(segments: Sequence[Segment]) -> TaskCurve:
         errors=errors.astype(np.float32),
         metrics=last.metrics,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

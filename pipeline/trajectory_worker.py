@@ -10,10 +10,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from algorithms.inner_loop import InnerLoop, InnerOptimizer, StepRecords
+from algorithms.inner_loop import InnerLoop, StepRecords
 from pipeline.aggregator import Array
 from pipeline.config import Experiment
-from pipeline.learners import trajectory_learner
+from pipeline.learners import inner_optimizer, trajectory_learner
 from pipeline.messages import TRAJECTORY_SCHEMA, Segment, TaskSpec
 from pipeline.seeding import derive_seed
 from pipeline.tasks import task_family
@@ -32,18 +32,16 @@ class TrajectoryWorker(Worker):
         """Train on the task from `params` and yield its segments in order."""
         self._load(spec, params)
         train = spec.purpose == "train"
-        config = self.experiment.inner
         loop = InnerLoop(
             self.model,
             self.vector,
             self.family.make(spec.split, spec.task_id, self._task_seed(spec)),
-            InnerOptimizer(
-                config.optimizer, lr=config.lr, momentum=config.momentum, beta1=config.beta1
-            ),
+            inner_optimizer(self.experiment),
             fold=self.learner.start(self.vector.values) if train else None,
             precision=self.precision,
         )
-        num_steps = config.num_steps if train else self.experiment.evaluation.num_steps
+        planned = self.experiment.inner if train else self.experiment.evaluation
+        num_steps = planned.num_steps
         while True:
             yield (segment := self._segment(spec, loop, num_steps))
             if segment.final:

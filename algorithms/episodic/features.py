@@ -13,22 +13,29 @@ Result = TypeVar("Result")
 
 
 def full_precision(method: Callable[..., Result]) -> Callable[..., Result]:
-    """Make a method whose first argument is a tensor work outside autocast.
+    """Make a method of tensors work outside autocast, on 32 bits or more a number.
 
-    What comes after the encoder costs little, and bfloat16's 8 bits are too few for it.
+    What comes after the encoder costs little, and bfloat16's 8 bits are too few for it: distances
+    are differences of large sums.
     """
 
     @wraps(method)
-    def outside_autocast(self: Any, tensor: Tensor, *args: Any) -> Result:
+    def widened(self: Any, tensor: Tensor, *args: Any) -> Result:
+        rest = (widen(value) if isinstance(value, Tensor) else value for value in args)
         with torch.autocast(tensor.device.type, enabled=False):
-            return method(self, tensor, *args)
+            return method(self, widen(tensor), *rest)
 
-    return outside_autocast
+    return widened
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return `tensor`, with 32 bits a number where it has 16; labels stay as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def vectors(features: Tensor) -> Tensor:
     """Return `features` [B, …] flattened [B, F], with 32 bits or more a number."""
-    return features.flatten(1).to(torch.promote_types(features.dtype, torch.float32))
+    return widen(features.flatten(1))
 
 
 def one_hot(labels: Tensor, num_ways: int, like: Tensor) -> Tensor:

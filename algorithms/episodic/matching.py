@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from algorithms.episodic.features import full_precision
 from algorithms.episodic.metric import (
     MetricLearner,
     check_count,
     check_positive,
     check_switch,
-    full_precision,
     log_sums,
 )
 from algorithms.types import Encoder

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import wraps
 
 import torch
 from torch import Tensor
@@ -98,28 +96,6 @@ class MetricLearner(EpisodeLearner):
                 f"{list(self.encoder.feature_shape)}"
             )
         return features
-
-
-def full_precision(compare: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make a learner's `compare` work outside autocast, on features of 32 bits or more.
-
-    Distances are differences of large sums: bfloat16's 8 bits are too few for them, and next to
-    the encoder they cost nothing.
-    """
-
-    @wraps(compare)
-    def widened(
-        self: MetricLearner, support: Tensor, support_y: Tensor, num_ways: int, query: Tensor
-    ) -> Tensor:
-        with torch.autocast(support.device.type, enabled=False):
-            return compare(self, widen(support), support_y, num_ways, widen(query))
-
-    return widened
-
-
-def widen(features: Tensor) -> Tensor:
-    """Return `features` with 32 bits or more a number."""
-    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 def log_sums(logits: Tensor, labels: Tensor, num_ways: int) -> Tensor:

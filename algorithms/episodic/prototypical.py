@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from algorithms.episodic.features import class_means
-from algorithms.episodic.metric import MetricLearner, check_positive, full_precision
+from algorithms.episodic.features import class_means, full_precision
+from algorithms.episodic.metric import MetricLearner, check_positive
 from algorithms.types import Encoder
 
 DISTANCES = ("euclidean", "cosine")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, logsigmoid, mse_loss
 
-from algorithms.episodic.features import one_hot
-from algorithms.episodic.metric import MetricLearner, check_count, widen
+from algorithms.episodic.features import one_hot, widen
+from algorithms.episodic.metric import MetricLearner, check_count
 from algorithms.models.conv import ConvBlock
 from algorithms.types import Encoder
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from algorithms.episodic.features import one_hot
-from algorithms.episodic.metric import MetricLearner, check_switch, full_precision, log_sums, widen
+from algorithms.episodic.features import full_precision, one_hot, widen
+from algorithms.episodic.metric import MetricLearner, check_switch, log_sums
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 

@@ -105,12 +105,22 @@ def file_picture(path: Path, class_name: str) -> Picture:
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the picture files in each folder directly inside `folder`, all by name."""
-    found = {
-        entry.name: sorted(p for p in entry.iterdir() if p.suffix.lower() in SUFFIXES)
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    """Return the picture files in each folder directly inside `folder`, all by name.
+
+    BadInputError if it cannot be read, or no folder in it has a picture.
+    """
+    try:
+        found = {
+            entry.name: sorted(p for p in entry.iterdir() if p.suffix.lower() in SUFFIXES)
+            for entry in sorted(folder.iterdir())
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
+    except OSError as error:
+        raise BadInputError(f"{folder}: cannot be read: {error.strerror}") from None
+    if not any(found.values()):
+        raise BadInputError(
+            f"{folder}: has no pictures; expected a folder for each class, with PNG or JPEG files"
+        )
     return {name: files for name, files in found.items() if files}
 
 
