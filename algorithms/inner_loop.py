@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +22,17 @@ class InnerOptimizer:
     lr: float = 0.1
     momentum: float = 0.0  # of SGD
     beta1: float = 0.9  # of Adam: decay rate of its mean
+    schedule: Literal["constant", "cosine"] = "constant"  # of `lr`, within a task
+    num_steps: int = 0  # K, at which a cosine schedule reaches 0
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of inner step `step`.
+
+        Cosine annealing: Loshchilov and Hutter (2017), arXiv:1608.03983, eq. 5, one cycle to 0.
+        """
+        if self.schedule == "constant":
+            return self.lr
+        return 0.5 * self.lr * (1 + math.cos(math.pi * min(step / self.num_steps, 1.0)))
 
     def start(self, vector: ParameterVector) -> InnerUpdate:
         """Return the update rule for `vector`; ValueError for an unknown name."""
@@ -41,6 +53,7 @@ class StepRecords:
     error: Tensor  # share of the minibatch misclassified; NaN where the task reports none
     grad_norm: Tensor  # ‖g_i‖
     path_length: Tensor  # Σ ‖Δθ‖ from the start of the task to the end of step i
+    lr: Tensor  # learning rate of the step
 
 
 class InnerLoop:
@@ -60,6 +73,7 @@ class InnerLoop:
         optimizer: InnerOptimizer,
         fold: TrajectoryFold | None = None,
         precision: torch.dtype = torch.float32,
+        num_shared: int | None = None,
     ) -> None:
         """Set up the loop before its first step.
 
@@ -71,17 +85,24 @@ class InnerLoop:
             fold: Sees every step; None to train only.
             precision: bfloat16 runs the task's loss under autocast; float32 computes in the
                 parameters' own type.
+            num_shared: Leading elements of the vector that are shared across tasks: the fold sees
+                these alone. All of them by default.
 
         Raises:
-            ValueError: `precision` or the optimizer's name is another.
+            ValueError: `precision` or the optimizer's name is another, or a cosine schedule has no
+                number of steps.
         """
         if precision not in (torch.float32, torch.bfloat16):
             raise ValueError(f"precision: expected float32 or bfloat16, got {precision}")
+        if optimizer.schedule == "cosine" and optimizer.num_steps < 1:
+            raise ValueError("a cosine schedule needs num_steps, the steps of the whole task")
         self.model = model
         self.vector = vector
+        self.shared = vector.values[:num_shared]
         self.task = task
         self.fold = fold
         self.step = 0  # inner steps taken
+        self._optimizer = optimizer
         self._update = optimizer.start(vector)
         self._precision = precision
         # float64: a million short steps would vanish beside a long path.
@@ -101,7 +122,10 @@ class InnerLoop:
                     "the model's parameters or gradients are no views into the vector: "
                     "bind it, and clear gradients with vector.grads.zero_() alone"
                 )
-        return StepRecords(*rows.to("cpu", torch.float32).T.contiguous())
+        taken = range(self.step - num_steps, self.step)
+        lr = torch.tensor([self._optimizer.lr_at(step) for step in taken])
+        loss, error, grad_norm, path_length = rows.to("cpu", torch.float32).T.contiguous()
+        return StepRecords(loss, error, grad_norm, path_length, lr)
 
     def finish(self) -> Tensor | None:
         """Return the rest of the outer gradient [P]; None without a fold.
@@ -112,7 +136,7 @@ class InnerLoop:
         if self.fold is None:
             return None
         loss = self._final_loss() if self.fold.needs_final_loss else None
-        return self.fold.finish(self.vector.values, loss)
+        return self.fold.finish(self.shared, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all that a new loop needs to go on bitwise where this one stands."""
@@ -138,14 +162,15 @@ class InnerLoop:
         self.task.load_state_dict(state["task"])
 
     def _take_step(self, row: Tensor) -> None:
-        values, grads = self.vector.values, self.vector.grads
+        grads = self.vector.grads
         grads.zero_()
         loss = self._loss()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         loss = loss.detach()
         if self.fold is not None:
-            self.fold.observe(loss, grads, values)
+            self.fold.observe(loss, grads[: len(self.shared)], self.shared)
         grad_norm = torch.linalg.vector_norm(grads)
+        self._update.lr = self._optimizer.lr_at(self.step)
         self._path_length.add_(self._update.apply(grad_norm))
         self.step += 1
         loss_cell, error_cell, grad_norm_cell, path_length_cell = row.unbind()

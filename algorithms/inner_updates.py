@@ -17,6 +17,8 @@ from algorithms.parameters import ParameterVector
 class InnerUpdate(Protocol):
     """One rule, bound to one vector."""
 
+    lr: float  # of the next step
+
     def apply(self, grad_norm: Tensor) -> Tensor:
         """Move the vector's values, given ‖g_i‖; return the length ‖Δθ‖ of the step (shape [])."""
 
@@ -32,12 +34,12 @@ class SGDUpdate:
 
     def __init__(self, vector: ParameterVector, lr: float) -> None:
         self._vector = vector
-        self._lr = lr
+        self.lr = lr
 
     def apply(self, grad_norm: Tensor) -> Tensor:
         """Take a step; see `InnerUpdate`."""
-        self._vector.values.add_(self._vector.grads, alpha=-self._lr)
-        return self._lr * grad_norm
+        self._vector.values.add_(self._vector.grads, alpha=-self.lr)
+        return self.lr * grad_norm
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: the rule has no state."""
@@ -52,16 +54,16 @@ class MomentumUpdate:
 
     def __init__(self, vector: ParameterVector, lr: float, momentum: float) -> None:
         self._vector = vector
-        self._lr = lr
+        self.lr = lr
         self._momentum = momentum
         self._velocity = torch.zeros_like(vector.values)
 
     def apply(self, grad_norm: Tensor) -> Tensor:
         """Take a step; see `InnerUpdate`."""
         self._velocity.mul_(self._momentum).add_(self._vector.grads)
-        self._vector.values.add_(self._velocity, alpha=-self._lr)
+        self._vector.values.add_(self._velocity, alpha=-self.lr)
         length: Tensor = torch.linalg.vector_norm(self._velocity)
-        return self._lr * length
+        return self.lr * length
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of the velocity."""
@@ -80,7 +82,7 @@ class AdamUpdate:
 
     def __init__(self, vector: ParameterVector, lr: float, beta1: float = 0.9) -> None:
         self._vector = vector
-        self._lr = lr
+        self.lr = lr
         self._beta1 = beta1
         self._mean = torch.zeros_like(vector.values)
         self._square = torch.zeros_like(vector.values)
@@ -99,7 +101,7 @@ class AdamUpdate:
         torch.sqrt(self._square, out=self._step)
         self._step.div_(square_bias.sqrt()).add_(self.EPS)
         torch.div(self._mean, self._step, out=self._step)
-        self._step.mul_(self._lr / mean_bias)
+        self._step.mul_(self.lr / mean_bias)
         self._vector.values.sub_(self._step)
         length: Tensor = torch.linalg.vector_norm(self._step)
         return length

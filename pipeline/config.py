@@ -17,8 +17,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from algorithms import EpisodeLearner, find_learner, is_episodic
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
 from pipeline.config_learning import (
+    EPISODE_KINDS,
     AlgorithmConfig,
     DataConfig,
+    DatasetsConfig,
     EpisodesConfig,
     ModelConfig,
     TaskConfig,
@@ -49,6 +51,7 @@ class Experiment(Section):
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     data: DataConfig = DataConfig()  # type: ignore[call-arg]
     task: TaskConfig = TaskConfig()  # type: ignore[call-arg]
+    datasets: DatasetsConfig = DatasetsConfig()  # type: ignore[call-arg]
     episodes: EpisodesConfig = EpisodesConfig()  # type: ignore[call-arg]
     inner: InnerConfig = InnerConfig()  # type: ignore[call-arg]
     outer: OuterConfig = OuterConfig()  # type: ignore[call-arg]
@@ -89,10 +92,12 @@ class Experiment(Section):
         causes = (("algorithm", "name"), ("task", "kind"))
         learner = find_learner(name)
         if not is_episodic(learner):
-            if kind != "alphabets" and getattr(learner, "multi_head", False):
+            if kind in EPISODE_KINDS and getattr(learner, "multi_head", False):
                 text = f"{name} keeps an output layer for each task, and episodes never return"
-                raise ConfigProblems(Problem(causes[0], f"{text}: set task.kind=alphabets", causes))
-            if kind != "alphabets":
+                raise ConfigProblems(
+                    Problem(causes[0], f"{text}: set task.kind=alphabets or datasets", causes)
+                )
+            if kind in EPISODE_KINDS:
                 self._check_encoder()
                 self._check_ways(any_way=False)
             return self

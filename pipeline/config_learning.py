@@ -15,6 +15,9 @@ from pipeline.config_sections import Section
 from pipeline.config_sources import DEFAULT_ALGORITHM
 from pipeline.data import DATASETS
 from pipeline.data.image_folder import PREFIX
+from pipeline.data.image_sets import known_image_sets
+
+KNOWN_IMAGE_SETS = known_image_sets()
 
 
 def known_options(learner: str) -> list[str]:
@@ -93,11 +96,19 @@ class ModelConfig(Section):
         4, ge=0, le=4, description="Blocks that pool, the first ones; relation networks: 2."
     )
     width: int = Field(10, ge=1, le=20, description="Factor k of the wide residual network.")
+    shared: Literal["all", "body"] = Field(
+        "all",
+        description="What is shared across tasks: all parameters, or all but the output layer, "
+        "which then starts anew in each task.",
+    )
     pretrained: str = Field(
         "",
         description="Folder of `outerloop export` whose encoder is taken and stays as it is, for "
         "the meta-learners that want one (sib).",
     )
+
+
+EPISODE_KINDS = ("episodes", "sinusoids")
 
 
 class DataConfig(Section):
@@ -121,9 +132,10 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """What one task is: its classes, its examples, its minibatches."""
 
-    kind: Literal["alphabets", "episodes", "sinusoids"] = Field(
+    kind: Literal["alphabets", "datasets", "episodes", "sinusoids"] = Field(
         "alphabets",
-        description="alphabets (keys below), episodes or sinusoids (section `episodes`).",
+        description="alphabets (keys below), datasets (whole data sets, section `datasets`), "
+        "episodes or sinusoids (section `episodes`).",
     )
     num_ways: int = Field(20, ge=2, description="Characters of the alphabet in a task.")
     num_train_drawings: int = Field(15, ge=1, description="Drawings a character to train on.")
@@ -147,6 +159,57 @@ class TaskConfig(Section):
                     tuple(("task", key) for key in keys),
                 )
             )
+        return self
+
+
+class DatasetsConfig(Section):
+    """Whole image data sets, each one task."""
+
+    names: tuple[str, ...] = Field(
+        ("digits", "glyphs"),
+        min_length=2,
+        description="Data sets: cifar10, mnist, … or folder:PATH, a folder for each class.",
+    )
+    held_out: tuple[str, ...] = Field(
+        ("digits",), min_length=1, description="Those of them that are for the meta-test alone."
+    )
+    validation: tuple[str, ...] = Field(
+        (),
+        description="Those of them by which the best checkpoint is chosen, also never trained on.",
+    )
+    image_size: int = Field(
+        32, ge=8, le=512, description="Height and width that pictures are resampled to."
+    )
+
+    @property
+    def train(self) -> tuple[str, ...]:
+        """The data sets to meta-train on."""
+        apart = {*self.held_out, *self.validation}
+        return tuple(name for name in self.names if name not in apart)
+
+    @model_validator(mode="after")
+    def _divides_the_names(self) -> DatasetsConfig:
+        def refuse(key: str, text: str) -> ConfigProblems:
+            return ConfigProblems(Problem(("datasets", key), text, (("datasets", key),)))
+
+        for key in ("names", "held_out", "validation"):
+            names = getattr(self, key)
+            for name in names:
+                if names.count(name) > 1:
+                    raise refuse(key, f"'{name}' is there twice")
+                if name not in self.names:
+                    raise refuse(
+                        key, f"'{name}' is none of datasets.names {known_names(name, self.names)}"
+                    )
+                if name not in KNOWN_IMAGE_SETS and not name.startswith(PREFIX):
+                    raise refuse(
+                        key, f"unknown data set '{name}' {known_names(name, KNOWN_IMAGE_SETS)}"
+                    )
+        both = sorted({*self.held_out} & {*self.validation})
+        if both:
+            raise refuse("validation", f"'{both[0]}' is held out for the meta-test")
+        if not self.train:
+            raise refuse("held_out", "leaves no data set to meta-train on")
         return self
 
 

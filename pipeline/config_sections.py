@@ -41,6 +41,14 @@ class InnerConfig(Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of inner SGD.")
     beta1: float = Field(0.9, ge=0, lt=1, description="First decay rate of inner Adam.")
     num_steps: int = Field(100, ge=1, description="Inner steps of one task (K).")
+    epochs: int = Field(
+        0,
+        ge=0,
+        description="Passes over a data set in meta-training, in place of num_steps; 0: off.",
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="Learning rate within a task: constant, or cosine down to 0."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="Arithmetic of forward and backward; parameters stay float32."
     )

@@ -87,7 +87,7 @@ class EpisodeWorker(Worker):
             final=True,
             finite=finite,
             task=name,
-            rows=trajectory_rows(spec, name, 0, records, math.nan, wall_ms),
+            rows=trajectory_rows(spec, name, 0, records, wall_ms),
             pieces=self._pieces(spec, self.vector.grads.clone()) if finite else (),
             metrics={},
         )
@@ -151,4 +151,5 @@ def _records(losses: list[Tensor], errors: list[Tensor], grads: Tensor) -> StepR
         error=torch.stack(errors).float().cpu(),
         grad_norm=norm.cpu(),
         path_length=torch.full((len(losses),), math.nan),
+        lr=torch.full((len(losses),), math.nan),
     )

@@ -179,8 +179,9 @@ class FewShotEstimator:
             batch_size=experiment.task.batch_size,
             transductive=False,
         )
-        loop = InnerLoop(model, ParameterVector(model), task, inner_optimizer(experiment))
-        loop.run(experiment.evaluation.num_steps)
+        num_steps = experiment.evaluation.num_steps
+        optimizer = inner_optimizer(experiment, num_steps)
+        InnerLoop(model, ParameterVector(model), task, optimizer).run(num_steps)
         if has_running_statistics(model):
             estimate_statistics(model, [partial(model, episode.support_x)])
         return model.eval()

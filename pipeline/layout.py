@@ -2,7 +2,8 @@
 
 Without per-task output layers the two vectors are the same. With them (multi-headed
 finetuning) the outer vector is [body | head of task 0 | head of task 1 | …], and a task holds
-[body | its own head].
+[body | its own head]. Where heads are local (`num_heads` 0), the outer vector is the body alone
+and each task begins with a fresh head, which no other ever sees.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class OuterLayout:
     Attributes:
         body: parameters that every task shares.
         head: parameters of one output layer of its own; 0 where tasks share all parameters.
-        num_heads: meta-training tasks that keep one.
+        num_heads: meta-training tasks that keep one; 0 with a head: it is the task's alone.
         num_shards: aggregator shards over which the vector is divided.
     """
 
@@ -46,7 +47,7 @@ class OuterLayout:
     def spans(self, task_id: int) -> tuple[Span, ...]:
         """Where the parameters of meta-training task `task_id` lie."""
         body = Span(0, 0, self.body)
-        if not self.head:
+        if not self.num_heads:
             return (body,)
         return (body, Span(self.body, self.body + task_id * self.head, self.head))
 

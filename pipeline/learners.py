@@ -37,10 +37,17 @@ def episode_learner(experiment: Experiment, encoder: Encoder, num_outputs: int) 
     return learner
 
 
-def inner_optimizer(experiment: Experiment) -> InnerOptimizer:
-    """Return the optimizer of the inner loop."""
+def inner_optimizer(experiment: Experiment, num_steps: int) -> InnerOptimizer:
+    """Return the optimizer of an inner loop of `num_steps`."""
     inner = experiment.inner
-    return InnerOptimizer(inner.optimizer, lr=inner.lr, momentum=inner.momentum, beta1=inner.beta1)
+    return InnerOptimizer(
+        inner.optimizer,
+        lr=inner.lr,
+        momentum=inner.momentum,
+        beta1=inner.beta1,
+        schedule=inner.schedule,
+        num_steps=num_steps,
+    )
 
 
 def is_transductive(experiment: Experiment) -> bool:

@@ -21,7 +21,7 @@ from pipeline.exported_weights import encoder_weights, load_weights
 from pipeline.layout import OuterLayout
 from pipeline.learners import episode_learner, is_episodic, trajectory_learner
 from pipeline.seeding import derive_seed
-from pipeline.tasks.shapes import TaskShape, task_shape
+from pipeline.tasks.shapes import TaskShape, num_train_tasks, task_shape
 
 
 def build_network(
@@ -81,10 +81,14 @@ def _new_encoder(config: ModelConfig, shape: TaskShape) -> Encoder:
 def outer_layout(experiment: Experiment, vector: ParameterVector) -> OuterLayout:
     """Return how the outer vector is laid out for this experiment's meta-learner."""
     shards = experiment.aggregator.shards
-    if is_episodic(experiment) or not trajectory_learner(experiment).multi_head:
+    if is_episodic(experiment):
+        return OuterLayout(vector.size, 0, 0, shards)
+    is_multi_head = trajectory_learner(experiment).multi_head
+    if not is_multi_head and experiment.model.shared == "all":
         return OuterLayout(vector.size, 0, 0, shards)
     body = vector.head_offset()
-    return OuterLayout(body, vector.size - body, experiment.data.num_train_tasks, shards)
+    num_heads = num_train_tasks(experiment) if is_multi_head else 0
+    return OuterLayout(body, vector.size - body, num_heads, shards)
 
 
 def initial_outer_parameters(experiment: Experiment) -> Tensor:
@@ -92,8 +96,6 @@ def initial_outer_parameters(experiment: Experiment) -> Tensor:
     model, vector = build_network(experiment)
     layout = outer_layout(experiment, vector)
     first = initial_parameters(model, derive_seed(experiment.seed, "init"))
-    if not layout.head:
-        return first
     heads = [
         initial_parameters(model, derive_seed(experiment.seed, "head", index))[layout.body :]
         for index in range(layout.num_heads)

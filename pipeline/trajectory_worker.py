@@ -32,16 +32,17 @@ class TrajectoryWorker(Worker):
         """Train on the task from `params` and yield its segments in order."""
         self._load(spec, params)
         train = spec.purpose == "train"
+        num_steps = self.family.num_steps(spec)
+        num_shared = self.vector.size if self.layout.num_heads else self.layout.body
         loop = InnerLoop(
             self.model,
             self.vector,
             self.family.make(spec.split, spec.task_id, self._task_seed(spec)),
-            inner_optimizer(self.experiment),
-            fold=self.learner.start(self.vector.values) if train else None,
+            inner_optimizer(self.experiment, num_steps),
+            fold=self.learner.start(self.vector.values[:num_shared]) if train else None,
             precision=self.precision,
+            num_shared=num_shared,
         )
-        planned = self.experiment.inner if train else self.experiment.evaluation
-        num_steps = planned.num_steps
         while True:
             yield (segment := self._segment(spec, loop, num_steps))
             if segment.final:
@@ -63,7 +64,7 @@ class TrajectoryWorker(Worker):
         metrics: dict[str, float] = {}
         pulled: Tensor | None = None
         if loop.fold is not None:
-            pulled = loop.finish() if last else loop.fold.drain(self.vector.values)
+            pulled = loop.finish() if last else loop.fold.drain(loop.shared)
         elif last:
             metrics = loop.task.evaluate(self.model)
         finite = _all_finite(records, pulled)
@@ -75,14 +76,14 @@ class TrajectoryWorker(Worker):
             final=last or (loop.fold is not None and not finite),
             finite=finite,
             task=name,
-            rows=trajectory_rows(spec, name, first, records, self.experiment.inner.lr, wall_ms),
+            rows=trajectory_rows(spec, name, first, records, wall_ms),
             pieces=() if pulled is None or not finite else self._pieces(spec, pulled),
             metrics=metrics,
         )
 
 
 def trajectory_rows(
-    spec: TaskSpec, name: str, first_step: int, records: StepRecords, lr: float, wall_ms: float
+    spec: TaskSpec, name: str, first_step: int, records: StepRecords, wall_ms: float
 ) -> pa.RecordBatch:
     """Return a row of TRAJECTORY_SCHEMA for each inner step of `records`."""
     count = len(records.loss)
@@ -97,7 +98,7 @@ def trajectory_rows(
         pa.array(error.to_numpy(), from_pandas=True),  # NaN becomes null
         pa.array(records.grad_norm.numpy()),
         pa.array(records.path_length.numpy()),
-        pa.array(np.full(count, lr, np.float32)),
+        pa.array(records.lr.numpy()),
         pa.array(np.full(count, wall_ms, np.float32)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRAJECTORY_SCHEMA)

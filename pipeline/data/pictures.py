@@ -151,6 +151,30 @@ def decode_resized(picture: Picture, side: int, channels: int) -> Images:
     return 255 - pixels if channels == 1 and pixels.mean() > 127 else pixels
 
 
+def decode_stretched(picture: Picture, side: int) -> Images:
+    """Return the picture in colour, all of it, resampled: uint8 [side, side, 3].
+
+    BadInputError for what cannot be decoded.
+    """
+    with _opened(picture) as image:
+        try:
+            return _resampled(image, side)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BadInputError(f"{picture.where}: cannot be decoded ({error})") from None
+
+
+def stretch(pixels: Images, side: int) -> Images:
+    """Return the image [H, W] or [H, W, 3] in colour, resampled: uint8 [side, side, 3]."""
+    return _resampled(Image.fromarray(pixels), side)
+
+
+def _resampled(image: Image.Image, side: int) -> Images:
+    colour = image.convert("RGB")
+    if colour.size == (side, side):
+        return np.asarray(colour)
+    return np.asarray(colour.resize((side, side), Image.Resampling.BILINEAR))
+
+
 def _decode(picture: Picture, side: int) -> Images:
     """Return uint8 [side, side, 3]."""
     with _opened(picture) as image:

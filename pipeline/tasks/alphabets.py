@@ -11,10 +11,10 @@ from pipeline.config import Experiment
 from pipeline.data import load_dataset
 from pipeline.data.alphabets import SIDE, Alphabet, AlphabetSet
 from pipeline.errors import BadInputError
-from pipeline.messages import Split
+from pipeline.messages import Split, TaskSpec
 from pipeline.seeding import numpy_generator
 from pipeline.tasks.classification import ClassificationTask
-from pipeline.tasks.shapes import Preparation
+from pipeline.tasks.shapes import Preparation, planned_steps
 
 
 class AlphabetFamily:
@@ -60,6 +60,10 @@ class AlphabetFamily:
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of the task's alphabet."""
         return self._alphabets[split][task_id].name
+
+    def num_steps(self, spec: TaskSpec) -> int:
+        """Return how many inner steps the work of `spec` has."""
+        return planned_steps(self._experiment, spec)
 
     def preparation(self) -> Preparation:
         """Return how images are made ready: as they are, ink 1 on background 0."""

@@ -10,12 +10,12 @@ from algorithms.types import Encoder, Episode
 from pipeline.config import Experiment
 from pipeline.data.one_shot_runs import load_one_shot_runs, one_shot_episodes
 from pipeline.learners import is_joint
-from pipeline.messages import Split
+from pipeline.messages import Split, TaskSpec
 from pipeline.seeding import derive_seed
 from pipeline.tasks.episode_task import EpisodeTask
 from pipeline.tasks.episodes import make_sampler
 from pipeline.tasks.family import Source
-from pipeline.tasks.shapes import Preparation, task_shape
+from pipeline.tasks.shapes import Preparation, planned_steps, task_shape
 
 
 class EpisodeFamily:
@@ -56,6 +56,10 @@ class EpisodeFamily:
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which episodes these are."""
         return self._sampler.profile(split) | {"episodes": self.num_tasks(split) or "without end"}
+
+    def num_steps(self, spec: TaskSpec) -> int:
+        """Return how many inner steps the work of `spec` has."""
+        return planned_steps(self._experiment, spec)
 
     def preparation(self) -> Preparation:
         """Return how images are made ready for the network."""

@@ -8,10 +8,11 @@ import torch
 
 from algorithms.types import Task
 from pipeline.config import Experiment
+from pipeline.config_learning import EPISODE_KINDS
 from pipeline.learners import is_episodic
-from pipeline.messages import Split
+from pipeline.messages import Split, TaskSpec
 from pipeline.seeding import numpy_generator
-from pipeline.tasks.shapes import Preparation
+from pipeline.tasks.shapes import Preparation, num_train_tasks
 
 
 class Source(Protocol):
@@ -38,6 +39,9 @@ class TaskFamily(Protocol):
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of a task."""
 
+    def num_steps(self, spec: TaskSpec) -> int:
+        """Return how many inner steps the work of `spec` has."""
+
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which tasks these are."""
 
@@ -57,6 +61,10 @@ def task_family(experiment: Experiment, device: torch.device) -> TaskFamily:
         from pipeline.tasks.alphabets import AlphabetFamily
 
         return AlphabetFamily(experiment, device)
+    if experiment.task.kind == "datasets":
+        from pipeline.tasks.dataset_family import DatasetFamily
+
+        return DatasetFamily(experiment, device)
     from pipeline.tasks.episode_family import EpisodeFamily
 
     return EpisodeFamily(experiment, device)
@@ -65,16 +73,16 @@ def task_family(experiment: Experiment, device: torch.device) -> TaskFamily:
 def sample_meta_batch(experiment: Experiment, meta_step: int) -> list[int]:
     """Return the training task of each place in the meta-batch of outer step `meta_step`.
 
-    A function of the root seed and `meta_step`. No alphabet comes twice before every one has come
+    A function of the root seed and `meta_step`. No task comes twice before every one has come
     once. Episodes are drawn by their place: a place is an episode, or a group of them for a
     learner of episodes.
     """
     batch_size = experiment.meta.batch_size
-    if experiment.task.kind != "alphabets":
+    if experiment.task.kind in EPISODE_KINDS:
         group = experiment.episodes.group if is_episodic(experiment) else 1
         return list(range(batch_size // group))
     generator = numpy_generator(experiment.seed, "meta-batch", meta_step)
-    num_tasks = experiment.data.num_train_tasks
+    num_tasks = num_train_tasks(experiment)
     task_ids: list[int] = []
     while len(task_ids) < batch_size:
         task_ids += generator.permutation(num_tasks).tolist()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config import Experiment
+from pipeline.data.image_sets import CHANNELS, load_image_set
 from pipeline.data.paths import data_root
 from pipeline.data.registry import image_shape, load_image_classes
 from pipeline.data.splits import split_classes
 from pipeline.learners import is_joint
+from pipeline.messages import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,33 @@ def task_shape(experiment: Experiment) -> TaskShape:
     """Return the sizes that the tasks of `experiment` have in meta-training."""
     if experiment.task.kind == "sinusoids":
         return TaskShape(in_channels=1, image_size=0, num_outputs=1)
+    if experiment.task.kind == "datasets":
+        return TaskShape(CHANNELS, experiment.datasets.image_size, most_classes(experiment))
     channels, side = image_shape(experiment.data.name)
     num_outputs = experiment.task.num_ways
     if experiment.task.kind == "episodes":
         joint = is_joint(experiment)
         num_outputs = _num_classes(experiment) if joint else experiment.episodes.num_ways
     return TaskShape(channels, side, num_outputs)
+
+
+def num_train_tasks(experiment: Experiment) -> int:
+    """Return how many tasks meta-training has, where they are numbered."""
+    if experiment.task.kind == "datasets":
+        return len(experiment.datasets.train)
+    return experiment.data.num_train_tasks
+
+
+def planned_steps(experiment: Experiment, spec: TaskSpec) -> int:
+    """Return the inner steps that `experiment` gives the work of `spec`."""
+    planned = experiment.inner if spec.purpose == "train" else experiment.evaluation
+    return planned.num_steps
+
+
+def most_classes(experiment: Experiment) -> int:
+    """Return the number of classes of the data set that has most: the width of the output layer."""
+    config = experiment.datasets
+    return max(len(load_image_set(name, config.image_size).class_names) for name in config.names)
 
 
 def _num_classes(experiment: Experiment) -> int:
