@@ -73,12 +73,13 @@ def training_table(comparison: Comparison) -> RenderableType:
     ]
     columns = ("method", "outer steps", "inner steps", "training tasks", "seeds")
     if of_episodes:
-        columns = ("method", "outer steps", "episodes", "transductive", "seeds")
+        columns = ("method", "outer steps", "episodes", "augmented", "transductive", "seeds")
         answers = {None: "-", True: "yes", False: "no"}
         rows = [
             (
                 method,
                 *("-" if n is None else f"{n:,}" for n in (one.outer_steps, one.num_episodes)),
+                answers[one.augmented],
                 answers[one.transductive],
                 ", ".join(map(str, sorted(one.seeds))),
             )

@@ -88,6 +88,10 @@ class RunSession:
             self._describe()
             steps_before = self._books.counters.inner_steps
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
+            here = self._trainer.version
+            is_due = every and here and (here % every == 0 or here == last)
+            if is_due and self._books.checkpoints.newest_validation() < here:
+                self._look_in_between(last)  # an interruption came between it and its checkpoint
             while self._trainer.version < last:
                 here = self._trainer.version
                 self._trainer.train(min(last, here + every - here % every) if every else last)
@@ -155,15 +159,15 @@ class RunSession:
 
     def _look_in_between(self, last: int) -> None:
         """Validate, where there are tasks for that, and mark the best; else meta-test."""
+        score = None
         if self._family.num_tasks("val"):
             evaluation = self._meta_test((), "val")
             self._record(evaluation)
-            score = _score(evaluation.summary()[evaluation.method])
-            best = self._books.checkpoints.best()
-            if math.isfinite(score) and (best is None or score > best.score):
-                self._books.checkpoints.mark_best(self._trainer.version, score)
+            found = _score(evaluation.summary()[evaluation.method])
+            score = found if math.isfinite(found) else None
         elif self._trainer.version < last:
             self._record(self._meta_test(()))
+        self._books.checkpoints.record_validation(self._trainer.version, score)
 
     def _meta_test(
         self, baselines: Sequence[str], split: Split = "test", version: int | None = None

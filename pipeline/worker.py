@@ -57,7 +57,7 @@ class Worker(ABC):
     def _load(self, spec: TaskSpec, params: Sequence[Array]) -> None:
         """Put the task's starting point into the model: parameters and initial buffers."""
         restore_buffers(self.model, self._buffers)
-        fresh_seed = derive_seed(self.experiment.seed, "scratch", spec.task_id, spec.repeat)
+        fresh_seed = self._fresh_seed(spec)
         if spec.method == "scratch":
             self.vector.load(initial_parameters(self.model, fresh_seed))
             return
@@ -70,6 +70,10 @@ class Worker(ABC):
             return
         spans = self.layout.spans(spec.task_id)
         self.vector.load(np.concatenate([outer[s.outer : s.outer + s.length] for s in spans]))
+
+    def _fresh_seed(self, spec: TaskSpec) -> int:
+        """Return the seed of what a held-out task starts from that was not learned."""
+        return derive_seed(self.experiment.seed, "scratch", spec.task_id, spec.repeat)
 
     def _pieces(self, spec: TaskSpec, pulled: Tensor) -> tuple[tuple[Piece, ...], ...]:
         """Cut a part of the task's outer gradient [P] into each shard's share."""

@@ -45,7 +45,8 @@ class EpisodeFamily:
         """Return the number of held-out episodes; 0 for meta-training, which has no end."""
         config = self._experiment.episodes
         num_test = len(self._runs) or config.num_test
-        return {"train": 0, "val": config.num_val, "test": num_test}[split]
+        num_val = config.num_val if self._sampler.has("val") else 0
+        return {"train": 0, "val": num_val, "test": num_test}[split]
 
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of an episode."""

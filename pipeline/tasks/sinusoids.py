@@ -49,6 +49,10 @@ class SinusoidSampler:
         size = self._sizes[split]
         return {"num_shots": size.num_shots, "num_queries": size.num_queries}
 
+    def has(self, split: Split) -> bool:
+        """Return True: there is no end of sinusoids."""
+        return True
+
     def encode(self, encoder: Encoder) -> bool:
         """Return False: points are drawn anew each time."""
         return False
