@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
-    from pipeline.comparison import Comparison
+    from pipeline.comparison import Comparison, Training
     from pipeline.evaluation import Evaluation, Summary
 
 # Metric, column title, factor for display, and whether more is better.
@@ -60,32 +60,23 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def training_table(comparison: Comparison) -> RenderableType:
     """Return a row per method: how long, and on how many tasks, each of its runs was trained."""
     of_episodes = any(one.num_episodes is not None for one in comparison.training.values())
+    columns = ["outer steps", "inner steps", "training tasks"]
+    if of_episodes:
+        columns = ["outer steps", "episodes", "augmented", "transductive"]
     rows = [
-        (
-            method,
-            *(
-                "-" if count is None else f"{count:,}"
-                for count in (one.outer_steps, one.inner_steps, one.num_tasks)
-            ),
-            ", ".join(map(str, sorted(one.seeds))),
-        )
+        (method, *_trained(one, of_episodes), ", ".join(map(str, sorted(one.seeds))))
         for method, one in comparison.training.items()
     ]
-    columns = ("method", "outer steps", "inner steps", "training tasks", "seeds")
-    if of_episodes:
-        columns = ("method", "outer steps", "episodes", "augmented", "transductive", "seeds")
-        answers = {None: "-", True: "yes", False: "no"}
-        rows = [
-            (
-                method,
-                *("-" if n is None else f"{n:,}" for n in (one.outer_steps, one.num_episodes)),
-                answers[one.augmented],
-                answers[one.transductive],
-                ", ".join(map(str, sorted(one.seeds))),
-            )
-            for method, one in comparison.training.items()
-        ]
-    return rows_table("Meta-training, for each seed", columns, rows)
+    return rows_table("Meta-training, for each seed", ["method", *columns, "seeds"], rows)
+
+
+def _trained(one: Training, of_episodes: bool) -> list[str]:
+    counts = [one.outer_steps, one.num_episodes]
+    if not of_episodes:
+        counts = [one.outer_steps, one.inner_steps, one.num_tasks]
+    cells = ["-" if count is None else f"{count:,}" for count in counts]
+    answers = {None: "-", True: "yes", False: "no"}
+    return cells + ([answers[one.augmented], answers[one.transductive]] if of_episodes else [])
 
 
 def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> RenderableType:
