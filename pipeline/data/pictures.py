@@ -117,11 +117,16 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
         }
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be read: {error.strerror}") from None
+    empty = [name for name, files in found.items() if not files]
+    if empty and len(empty) < len(found):
+        raise BadInputError(
+            f"{folder / empty[0]}: has no pictures; put PNG or JPEG files there, or remove it"
+        )
     if not any(found.values()):
         raise BadInputError(
             f"{folder}: has no pictures; expected a folder for each class, with PNG or JPEG files"
         )
-    return {name: files for name, files in found.items() if files}
+    return found
 
 
 def listing_digest(files: Iterable[Path]) -> str:

@@ -172,3 +172,17 @@ def test_a_minibatch_larger_than_the_data_is_refused():
     experiment = tiny_episodes(algorithm={"name": "classifier"}, task=task)
     with pytest.raises(BadInputError, match=r"task\.batch_size=60000: glyphs has \d+ images"):
         task_family(experiment, torch.device("cpu"))
+
+
+def test_a_run_whose_split_file_has_changed_is_not_resumed(home):
+    names = [c.name for c in load_image_classes("glyphs").classes]
+    path = home / "split.json"
+    parts = {"train": names[:60], "val": names[60:70], "test": names[70:90]}
+    path.write_text(json.dumps(parts))
+    episodes = {"num_ways": 3, "num_queries": 3, "num_test": 6, "split": str(path)}
+    sections = {"meta": VALIDATED["meta"], "episodes": episodes}
+    result = session.train(tiny_episodes(**sections), SilentProgress())
+    path.write_text(json.dumps(parts | {"train": names[90:150]}))
+    run = RunFolder.open(result.run_id)
+    with pytest.raises(BadInputError, match="their split are not what it was trained on"):
+        session.resume(run, ["meta.steps=5"], SilentProgress())
