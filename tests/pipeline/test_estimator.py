@@ -150,6 +150,16 @@ def test_fit_is_the_inner_loop_of_the_meta_test(transductive, precision):
     assert together == transductive
 
 
+def test_a_model_of_alphabets_answers_one_by_one_as_its_meta_test_does():
+    task = {"kind": "alphabets", "num_ways": 3}
+    model = estimator(
+        algorithm={"name": "leap"}, task=task, evaluation={"transductive": True, "num_steps": 2}
+    )
+    images, labels = examples(3)
+    belief = model.fit(images, labels).predict_proba(images)
+    np.testing.assert_allclose(model.predict_proba(images[:1]), belief[:1], rtol=1e-4)
+
+
 DEEP = {"num_filters": 4, "num_blocks": 4, "pool_first": True}  # to 1 by 1 before the last norm
 
 
