@@ -13,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.protocol_words import episode_conditions, tested_on
+
 if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
     from pipeline.comparison import Comparison, Training
     from pipeline.evaluation import Evaluation, Summary
@@ -35,7 +37,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     A metric that no method has, such as the AUC where there are no curves, has no column.
     """
     protocol, summary = evaluation.protocol, evaluation.summary()
-    title = f"Meta-test: {_protocol_words(protocol)}"
+    title = f"Meta-test: {tested_on(protocol)}"
     columns = [column for column in COLUMNS if any(column[0] in m for m in summary.values())]
     caption = _caption(evaluation, has_area=columns[:1] == [COLUMNS[0]])
     table = Table(
@@ -165,33 +167,11 @@ def _best(summary: Summary, metric: str, more: bool) -> float | None:
     return (max if more else min)(finite) if len(finite) > 1 else None
 
 
-def _protocol_words(protocol: dict[str, Any]) -> str:
-    """Return what was tested on."""
-    kind = protocol.get("task.kind", "alphabets")
-    if kind == "alphabets":
-        return f"{protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
-    shots = f"{protocol['episodes.num_shots']}-shot"
-    if kind == "sinusoids":
-        return f"sinusoids, {shots}"
-    runs = ", one-shot runs" if protocol["episodes.test"] == "one-shot-runs" else ""
-    return f"{protocol['data.name']}, {protocol['episodes.num_ways']}-way {shots}{runs}"
-
-
 def _episode_words(evaluation: Evaluation) -> str:
     """Return what else a figure on episodes depends on; nothing for alphabets."""
-    protocol, learner = evaluation.protocol, evaluation.learner
-    if protocol.get("task.kind", "alphabets") == "alphabets":
+    words = episode_conditions(evaluation.protocol, evaluation.learner)
+    if not words:
         return ""
-    words = []
-    if protocol["episodes.test"] == "drawn":
-        words.append(f"{protocol['episodes.num_queries']} queries a class")
-    if protocol["task.kind"] == "episodes":
-        rotated = ", rotated ones too" if protocol["episodes.rotations"] else ""
-        words.append(f"classes: split {protocol['episodes.split']}{rotated}")
-    if "transductive" in learner:
-        answered = "together (transductive)" if learner["transductive"] else "one by one"
-        augmented = "augmented" if learner["episodes.augment"] else "not augmented"
-        words += [f"answered {answered}", f"training images {augmented}"]
     if evaluation.outer_step >= 0:
         words.append(f"parameters of outer step {evaluation.outer_step:,}")
     return "\n".join(packed(words, CAPTION_WIDTH)) + ".\n"

@@ -18,7 +18,7 @@ from pipeline.data.pictures import (
 from pipeline.errors import BadInputError
 
 PREFIX = "folder:"
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 
 class ImageFolder(Dataset):
