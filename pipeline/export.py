@@ -81,6 +81,10 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "num_outputs": task_shape(experiment).num_outputs,
         "preparation": asdict(worker.family.preparation()),
+        "trained_on": {
+            "data": experiment.data.name,
+            "classes": worker.family.class_names("train"),
+        },
     }
     with disk_errors(str(folder), "give another folder"):
         folder.parent.mkdir(parents=True, exist_ok=True)

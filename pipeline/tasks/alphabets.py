@@ -10,6 +10,7 @@ import torch
 from pipeline.config import Experiment
 from pipeline.data import load_dataset
 from pipeline.data.alphabets import SIDE, Alphabet, AlphabetSet
+from pipeline.data.image_classes import character_name
 from pipeline.errors import BadInputError
 from pipeline.messages import Split
 from pipeline.seeding import numpy_generator
@@ -60,6 +61,14 @@ class AlphabetFamily:
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of the task's alphabet."""
         return self._alphabets[split][task_id].name
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of all characters of the split's alphabets."""
+        return [
+            character_name(alphabet.name, number)
+            for alphabet in self._alphabets[split]
+            for number in range(1, len(alphabet.characters) + 1)
+        ]
 
     def preparation(self) -> Preparation:
         """Return how images are made ready: as they are, ink 1 on background 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +10,17 @@ import torch
 from algorithms.types import Encoder, Episode
 from pipeline.config import Experiment
 from pipeline.data.one_shot_runs import load_one_shot_runs, one_shot_episodes
+from pipeline.errors import BadInputError
+from pipeline.exported_weights import trained_on
 from pipeline.learners import is_joint
 from pipeline.messages import Split
 from pipeline.seeding import derive_seed
 from pipeline.tasks.episode_task import EpisodeTask
-from pipeline.tasks.episodes import make_sampler
+from pipeline.tasks.episodes import PHASES, make_sampler
 from pipeline.tasks.family import Source
 from pipeline.tasks.shapes import Preparation, task_shape
+
+HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 class EpisodeFamily:
@@ -31,12 +36,26 @@ class EpisodeFamily:
         self._experiment = experiment
         self._sampler = make_sampler(experiment, device)
         self._joint = is_joint(experiment)
+        if experiment.model.pretrained:
+            self._check_backbone(Path(experiment.model.pretrained))
         # Fixed episodes of the meta-test, in place of drawn ones.
         self._runs: list[Episode] = []
         self._runs_digest = ""
         if experiment.episodes.test == "one-shot-runs":
             runs = load_one_shot_runs()
             self._runs, self._runs_digest = one_shot_episodes(runs, device), runs.digest
+
+    def _check_backbone(self, folder: Path) -> None:
+        """Raise BadInputError if the encoder was trained on classes that are held out here."""
+        data, classes = trained_on(folder)
+        for split in HELD_OUT:
+            both = sorted({*classes}.intersection(self.class_names(split)))
+            if both and data == self._experiment.data.name:
+                raise BadInputError(
+                    f"model.pretrained={folder}: was trained on {len(both)} of the classes for "
+                    f"{PHASES[split]}, e.g. '{both[0]}'; train one on this data.name, "
+                    "episodes.split and seed"
+                )
 
     @property
     def dataset(self) -> Source:
@@ -67,6 +86,10 @@ class EpisodeFamily:
                 "one_shot_runs": self._runs_digest,
             }
         return self._sampler.profile(split) | {"episodes": self.num_tasks(split) or "without end"}
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the classes that episodes of the split are drawn from."""
+        return self._sampler.class_names(split)
 
     def preparation(self) -> Preparation:
         """Return how images are made ready for the network."""

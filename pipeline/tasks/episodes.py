@@ -10,8 +10,8 @@ C channels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +65,9 @@ class Sampler(Protocol):
     def has(self, split: Split) -> bool:
         """Return whether there is anything to draw in `split`."""
 
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the classes that `split` draws from; none of a regression."""
+
     def draw(self, split: Split, seeds: Sequence[int]) -> list[Episode]:
         """Return the episode of each seed."""
 
@@ -116,7 +119,7 @@ class EpisodeSampler:
             "test": split.test,
         }
         self._classes = {part: _row_ranges(source, some) for part, some in numbers.items()}
-        self._class_digests = {part: _digest(source, some) for part, some in numbers.items()}
+        self._class_numbers = numbers
         grey = source.channels == 1
         self.mean, self.std = GREY_SCALE if grey else channel_statistics(source, split.train)
         self._shift = torch.tensor(self.mean, device=device) * 255
@@ -130,7 +133,8 @@ class EpisodeSampler:
             "num_shots": size.num_shots,
             "num_queries": size.num_queries,
             "classes": self._num_classes(split),
-            "classes_sha256": self._class_digests[split],
+            # A split in a file can change behind its name.
+            "classes_sha256": sha256("\n".join(self.class_names(split)).encode()).hexdigest(),
             "rotations": self._num_turns > 1,
             "augment": self._augment and split == "train",
             "channel_mean": list(self.mean),
@@ -166,6 +170,10 @@ class EpisodeSampler:
     def has(self, split: Split) -> bool:
         """Return whether the split has classes: one without validation classes is allowed."""
         return len(self._classes[split]) > 0
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the split's classes, as they are before any is turned."""
+        return [self.source.classes[number].name for number in self._class_numbers[split]]
 
     def draw(self, split: Split, seeds: Sequence[int]) -> list[Episode]:
         """Return the episode of each seed, on the device; see `check`, which goes before."""
@@ -277,12 +285,6 @@ def make_sampler(experiment: Experiment, device: torch.device) -> Sampler:
     if is_joint(experiment):
         sampler.check_minibatch(experiment.task.batch_size)
     return sampler
-
-
-def _digest(source: ImageClasses, numbers: Sequence[int]) -> str:
-    """Return the SHA-256 of the classes' names: a split in a file can change behind its name."""
-    names = "\n".join(source.classes[number].name for number in numbers)
-    return hashlib.sha256(names.encode()).hexdigest()
 
 
 def _row_ranges(source: ImageClasses, numbers: Sequence[int]) -> Integers:

@@ -53,6 +53,10 @@ class SinusoidSampler:
         """Return True: there is no end of sinusoids."""
         return True
 
+    def class_names(self, split: Split) -> list[str]:
+        """Return no names: sinusoids have no classes."""
+        return []
+
     def encode(self, encoder: Encoder) -> bool:
         """Return False: points are drawn anew each time."""
         return False

@@ -226,6 +226,9 @@ def test_a_backbone_is_trained_on_all_classes_and_stays_as_it_is_under_sib(home)
     assert backbone.evaluation.summary()["classifier"]["accuracy"]["tasks"] == 6
     export_run(RunFolder.open(backbone.run_id), home / "backbone")
     pretrained = sizes | {"pretrained": str(home / "backbone")}
+    other_split = tiny_episodes(algorithm={"name": "sib"}, model=pretrained, seed=1)
+    with pytest.raises(BadInputError, match=r"was trained on \d+ of the classes for validation"):
+        make_worker(other_split)
     experiment = tiny_episodes(algorithm={"name": "sib"}, model=pretrained)
     worker = make_worker(experiment)
     weights = encoder_weights(home / "backbone")
