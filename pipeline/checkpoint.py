@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from pipeline.files import (
 )
 
 FOLDER_NAME = re.compile(r"step-(\d{6,})")
-BEST = "best.json"
+VALIDATION = "validation.json"
 
 logger = logging.getLogger(__name__)
 
@@ -167,23 +167,59 @@ class CheckpointStore:
             raise DamagedCheckpointError(str(error)) from None
         return Checkpoint(manifest.step, params, optimizer, manifest.meta)
 
-    def mark_best(self, step: int, score: float) -> None:
-        """Keep the checkpoint of `step`, the best by validation so far, in place of the last best.
+    def record_validation(self, step: int, score: float | None) -> None:
+        """Put on record that outer step `step` was looked at, and mark the best so far.
 
-        RunFailedError if the disk does not take the mark.
+        The best by `score` (higher is better; None: there is nothing to choose by) keeps its
+        checkpoint. RunFailedError if the disk does not take the record.
         """
-        path = self._folder / BEST
+        best = self._read_best()
+        if score is not None and (best is None or score > best.score):
+            best = Best(step, score)
+        record = {"best": asdict(best) if best else None, "newest": step}
+        path = self._folder / VALIDATION
         with disk_errors(f"{path}", "make room or mend the folder, then resume"):
-            write_atomic(path, json.dumps({"step": step, "score": score}).encode())
+            write_atomic(path, json.dumps(record).encode())
+
+    def newest_validation(self) -> int:
+        """Return the last outer step that was looked at; -1 if none was."""
+        newest = self._read_validation().get("newest")
+        return newest if isinstance(newest, int) else -1
 
     def best(self) -> Best | None:
-        """Return what `mark_best` marked; None if there is nothing, or its checkpoint is gone."""
+        """Return the best by validation; None if there is none, or its checkpoint is not sound.
+
+        One that is damaged is named in a warning.
+        """
+        best = self._read_best()
+        if best is None:
+            return None
+        folder = self._folder_of(best.step)
         try:
-            mark = json.loads((self._folder / BEST).read_bytes())
+            verify(folder)
+        except (DamagedCheckpointError, OSError) as error:
+            logger.warning(
+                "checkpoint %s, the best by validation, is damaged (%s); using the newest",
+                folder,
+                error,
+            )
+            return None
+        return best
+
+    def _read_best(self) -> Best | None:
+        mark: Any = self._read_validation().get("best")
+        try:
             best = Best(int(mark["step"]), float(mark["score"]))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             return None
         return best if best.step in self.steps() else None
+
+    def _read_validation(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self._folder / VALIDATION).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
 
     def steps(self) -> list[int]:
         """Return the outer steps that have a checkpoint, ascending; sound or not."""
@@ -198,6 +234,6 @@ class CheckpointStore:
     def _remove_old(self, newest: int) -> None:
         # One of a later step was damaged, or the run would have gone on from it.
         kept = [step for step in self.steps() if step <= newest][-self._keep :]
-        best = self.best()
+        best = self._read_best()
         for step in set(self.steps()) - set(kept) - ({best.step} if best else set()):
             shutil.rmtree(self._folder_of(step), ignore_errors=True)

@@ -26,6 +26,7 @@ class Training:
     run_ids: tuple[str, ...]  # none: a baseline, which is not meta-trained
     num_episodes: int | None = None  # that it was meta-trained on, where tasks are episodes
     transductive: bool | None = None  # whether it answers the queries of an episode together
+    augmented: bool | None = None  # whether its meta-training episodes were
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class Comparison:
         lines = [
             _difference("Budgets differ: meta-trained for", trained, _budget),
             _difference("Queries are answered", trained, _answering),
+            _difference("Meta-training images are", trained, _augmentation),
             _difference("Meta-training tasks differ: trained on", trained, _num_tasks),
             _difference(
                 "Seeds differ, and with them the held-out tasks: tested under", trained, _seeds
@@ -151,6 +153,7 @@ def _training(group: Sequence[Evaluation]) -> Training:
         run_ids=tuple(one.run_id for one in group),
         num_episodes=_num_episodes(learner),
         transductive=learner.get("transductive"),
+        augmented=learner.get("episodes.augment"),
     )
 
 
@@ -180,6 +183,10 @@ def _budget(one: Training) -> str:
 
 def _answering(one: Training) -> str:
     return "together (transductive)" if one.transductive else "one by one"
+
+
+def _augmentation(one: Training) -> str:
+    return "augmented" if one.augmented else "not augmented"
 
 
 def _num_tasks(one: Training) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from algorithms import EpisodeLearner, find_learner, is_episodic
+from algorithms import find_learner, is_episodic
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
 from pipeline.config_learning import (
     EPISODE_KINDS,
@@ -74,7 +74,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _normalisable(self) -> Experiment:
-        is_minibatch = not is_episodic(find_learner(self.algorithm.name))
+        learner = find_learner(self.algorithm.name)
+        is_minibatch = not is_episodic(learner) or learner.joint
         if is_minibatch and self.model.batch_norm and self.task.batch_size < 2:
             raise ConfigProblems(
                 Problem(
@@ -91,6 +92,8 @@ class Experiment(Section):
         kind, name = self.task.kind, self.algorithm.name
         causes = (("algorithm", "name"), ("task", "kind"))
         learner = find_learner(name)
+        self._check_test()
+        self._check_pretrained(is_episodic(learner) and learner.wants_pretrained)
         if not is_episodic(learner):
             if kind in EPISODE_KINDS and getattr(learner, "multi_head", False):
                 text = f"{name} keeps an output layer for each task, and episodes never return"
@@ -111,20 +114,20 @@ class Experiment(Section):
         self._check_encoder()
         self._check_groups()
         self._check_ways(learner.any_way)
-        self._check_pretrained(learner)
-        self._check_test()
         return self
 
     def _check_test(self) -> None:
         if self.episodes.test == "drawn":
             return
         wanted = {
+            "task.kind": "episodes",
             "data.name": "omniglot",
             "episodes.split": "lake",  # or characters of the runs were seen before
             "episodes.num_ways": 20,
             "episodes.num_shots": 1,
         }
         found = {
+            "task.kind": self.task.kind,
             "data.name": self.data.name,
             "episodes.split": self.episodes.split,
             "episodes.num_ways": self.episodes.num_ways,
@@ -135,8 +138,7 @@ class Experiment(Section):
             key = ("episodes", "test")
             raise ConfigProblems(Problem(key, f"one-shot-runs need {', '.join(wrong)}", (key,)))
 
-    def _check_pretrained(self, learner: type[EpisodeLearner]) -> None:
-        wants = learner.wants_pretrained
+    def _check_pretrained(self, wants: bool) -> None:
         if wants == bool(self.model.pretrained):
             return
         expected = (

@@ -20,6 +20,7 @@ from algorithms.types import Episode, EpisodeResult
 from pipeline.aggregator import Array
 from pipeline.config import Experiment
 from pipeline.messages import TRAJECTORY_SCHEMA, Segment, Split, TaskSpec
+from pipeline.seeding import derive_seed
 from pipeline.tasks.episode_family import EpisodeFamily
 from pipeline.trajectory_worker import trajectory_rows
 from pipeline.worker import Worker
@@ -43,7 +44,8 @@ class EpisodeWorker(Worker):
         self.learner = self.model
         self.family: EpisodeFamily = EpisodeFamily(experiment, self.device)
         self._is_encoded = False
-        self._statistics: tuple[int, dict[str, Tensor]] = (-1, {})  # of which version
+        # Batch-norm statistics of each method that is tested, and of which version and repeat.
+        self._statistics: dict[str, tuple[tuple[int, int], dict[str, Tensor]]] = {}
 
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
         """Yield the one segment of a group's gradient, or of a held-out episode's answers."""
@@ -63,9 +65,20 @@ class EpisodeWorker(Worker):
         """Load the parameters; for a test, also the batch-norm statistics that it wants."""
         self._load(spec, params)
         self.learner.train(spec.purpose == "train")
-        wants_statistics = not self.learner.transductive and has_running_statistics(self.learner)
-        if spec.purpose != "train" and wants_statistics:
+        if spec.purpose != "train" and self._wants_statistics():
             self._use_statistics(spec)
+
+    def _wants_statistics(self) -> bool:
+        learner = self.learner
+        return (
+            learner.uses_running_statistics
+            and not learner.transductive
+            and has_running_statistics(learner)
+        )
+
+    def _fresh_seed(self, spec: TaskSpec) -> int:
+        """Return one seed for all episodes: what is not learned is one network, as what is."""
+        return derive_seed(self.experiment.seed, "scratch", 0, spec.repeat)
 
     def _train(self, spec: TaskSpec) -> Segment:
         start = time.perf_counter()
@@ -117,8 +130,9 @@ class EpisodeWorker(Worker):
 
     def _use_statistics(self, spec: TaskSpec) -> None:
         """Put the statistics of meta-training episodes, at these parameters, into the learner."""
-        if spec.method != "scratch" and self._statistics[0] == spec.version:
-            restore_buffers(self.learner, self._statistics[1])
+        key = (spec.version, spec.repeat)
+        if spec.method in self._statistics and self._statistics[spec.method][0] == key:
+            restore_buffers(self.learner, self._statistics[spec.method][1])
             return
         # By what trains the learner: nothing else may move its running statistics.
         passes = (
@@ -127,8 +141,7 @@ class EpisodeWorker(Worker):
             for episode in self.family.group(STATISTICS_STEP, number)
         )
         estimate_statistics(self.learner, passes)
-        if spec.method != "scratch":
-            self._statistics = (spec.version, capture_buffers(self.learner))
+        self._statistics[spec.method] = (key, capture_buffers(self.learner))
 
     def _answer(self, split: Split, number: int) -> tuple[Episode, Tensor]:
         """Return an episode and the learner's answers to its queries."""

@@ -41,6 +41,20 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def trained_on(folder: Path) -> tuple[str, list[str]]:
+    """Return data set and class names that an exported model was meta-trained on.
+
+    BadInputError if `model.json` does not say.
+    """
+    try:
+        found = read_about(folder)["trained_on"]
+        return str(found["data"]), [str(name) for name in found["classes"]]
+    except (KeyError, TypeError):
+        raise BadInputError(
+            f"{folder / ABOUT}: has no 'trained_on'; export the run again"
+        ) from None
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of an exported model by name, checked against the hash beside them."""
     about, path = read_about(folder), folder / WEIGHTS
@@ -58,8 +72,11 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInputError(f"{where}: holds another network: {reason}") from None
+        # torch's first line is a title, the second the first tensor that does not fit.
+        reason = " ".join(str(error).splitlines()[1:2]).strip()[:200]
+        raise BadInputError(
+            f"{where}: holds another network than the section `model` describes: {reason}"
+        ) from None
 
 
 def encoder_weights(folder: Path) -> dict[str, Tensor]:

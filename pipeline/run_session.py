@@ -17,6 +17,7 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters
+from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
@@ -69,6 +70,12 @@ class RunSession:
         self._experiment = experiment
         stop.progress = LoggedProgress(progress, run.log)
         self._family = task_family(experiment, torch.device("cpu"))
+        data = self._data_digest("train")
+        if checkpoint is not None and checkpoint.meta.get("data", data) != data:
+            raise BadInputError(
+                f"run {run.run_id}: the data or their split are not what it was trained on; "
+                "restore them, or start a new run"
+            )
         self._uri = tracking_uri(experiment.tracking.uri, home())
         self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path)
         self._books = Books(
@@ -76,6 +83,7 @@ class RunSession:
             TrajectoryWriter(run.trajectories),
             self._tracker,
             Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
+            data,
         )
         self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
         version = checkpoint.step if checkpoint else 0
@@ -88,6 +96,10 @@ class RunSession:
             self._describe()
             steps_before = self._books.counters.inner_steps
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
+            here = self._trainer.version
+            is_due = every and here and (here % every == 0 or here == last)
+            if is_due and self._books.checkpoints.newest_validation() < here:
+                self._look_in_between(last)  # an interruption came between it and its checkpoint
             while self._trainer.version < last:
                 here = self._trainer.version
                 self._trainer.train(min(last, here + every - here % every) if every else last)
@@ -146,24 +158,28 @@ class RunSession:
         )
         splits: tuple[tuple[Split, str], ...] = (("train", "meta-training"), ("test", "meta-test"))
         for split, context in splits:
+            digest = self._data_digest(split)
             profile = self._family.profile(split)
-            # Which tasks are part of what was used: two splits of one data set differ.
-            digest = hashlib.sha256(f"{data.digest} {profile}".encode()).hexdigest()
             name = f"{data.name} {split}"
             self._tracker.log_dataset(name, digest, data.source, context, profile)
         self._tracker.log_artifact(self._run.config)
 
+    def _data_digest(self, split: Split) -> str:
+        """Return the SHA-256 of what a split is drawn from: two splits of one data set differ."""
+        drawn_from = f"{self._family.dataset.digest} {self._family.profile(split)}"
+        return hashlib.sha256(drawn_from.encode()).hexdigest()
+
     def _look_in_between(self, last: int) -> None:
         """Validate, where there are tasks for that, and mark the best; else meta-test."""
+        score = None
         if self._family.num_tasks("val"):
             evaluation = self._meta_test((), "val")
             self._record(evaluation)
-            score = _score(evaluation.summary()[evaluation.method])
-            best = self._books.checkpoints.best()
-            if math.isfinite(score) and (best is None or score > best.score):
-                self._books.checkpoints.mark_best(self._trainer.version, score)
+            found = _score(evaluation.summary()[evaluation.method])
+            score = found if math.isfinite(found) else None
         elif self._trainer.version < last:
             self._record(self._meta_test(()))
+        self._books.checkpoints.record_validation(self._trainer.version, score)
 
     def _meta_test(
         self, baselines: Sequence[str], split: Split = "test", version: int | None = None

@@ -58,22 +58,23 @@ class Worker(ABC):
         """Put the task's starting point into the model: parameters and initial buffers."""
         restore_buffers(self.model, self._buffers)
         if spec.method == "scratch":
-            self.vector.load(initial_parameters(self.model, self._head_seed(spec)))
+            self.vector.load(initial_parameters(self.model, self._fresh_seed(spec)))
             return
         outer = params[0] if len(params) == 1 else np.concatenate(params)
         if self.layout.head and (spec.split != "train" or not self.layout.num_heads):
             # The task has no output layer that was trained before: it starts from a random one.
-            local = initial_parameters(self.model, self._head_seed(spec))
+            local = initial_parameters(self.model, self._fresh_seed(spec))
             local[: self.layout.body] = torch.from_numpy(outer[: self.layout.body].copy())
             self.vector.load(local)
             return
         spans = self.layout.spans(spec.task_id)
         self.vector.load(np.concatenate([outer[s.outer : s.outer + s.length] for s in spans]))
 
-    def _head_seed(self, spec: TaskSpec) -> int:
-        if spec.purpose == "evaluate":
-            return derive_seed(self.experiment.seed, "scratch", spec.task_id, spec.repeat)
-        return derive_seed(self.experiment.seed, "local head", spec.meta_step, spec.index)
+    def _fresh_seed(self, spec: TaskSpec) -> int:
+        """Return the seed of what a task starts from that was not learned."""
+        if spec.purpose == "train":
+            return derive_seed(self.experiment.seed, "local head", spec.meta_step, spec.index)
+        return derive_seed(self.experiment.seed, "scratch", spec.task_id, spec.repeat)
 
     def _pieces(self, spec: TaskSpec, pulled: Tensor) -> tuple[tuple[Piece, ...], ...]:
         """Cut a part of the task's outer gradient [P] into each shard's share."""

@@ -32,6 +32,7 @@ class GradientLearner(EpisodeLearner):
     """
 
     relabels = False
+    uses_running_statistics = False
     kinds = frozenset({"classification", "regression"})
 
     def __init__(self, encoder: Encoder, num_outputs: int, transductive: bool) -> None:

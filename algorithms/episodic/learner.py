@@ -35,6 +35,8 @@ class EpisodeLearner(nn.Module, ABC):
         ordered: whether the order of the support set changes the answers.
         relabels: whether exchanging two classes' labels exchanges their scores, and no more.
         kinds: the kinds of episodes that it can learn.
+        uses_running_statistics: whether batch-norm's running statistics enter the answers of one
+            that is not transductive.
         wants_pretrained: whether its encoder was trained before and stays as it is.
         joint: whether meta-training draws minibatches of all meta-training classes at once, with
             labels that last, in place of episodes; `num_outputs` is then how many there are.
@@ -44,6 +46,7 @@ class EpisodeLearner(nn.Module, ABC):
     ordered: bool = False
     relabels: ClassVar[bool] = True
     kinds: ClassVar[frozenset[str]] = frozenset({"classification"})
+    uses_running_statistics: ClassVar[bool] = True
     wants_pretrained: ClassVar[bool] = False
     joint: ClassVar[bool] = False
 

@@ -91,7 +91,7 @@ class Dataset(ABC):
             )
         raise BadInputError(
             f"{path}: not found; get it with `outerloop data fetch {cls.name}` (from a folder "
-            f"with --from DIR), or set OUTERLOOP_DATA to the folder that holds {cls.name}/"
+            f"with --from DIR), or set OUTERLOOP_DATA to the folder that holds {_folder(file)}/"
         )
 
     @classmethod
@@ -102,8 +102,13 @@ class Dataset(ABC):
     @classmethod
     def check_root(cls, root: Path) -> None:
         """Raise BadInputError if `root` is not the data root but this data set's folder in it."""
-        if root.name == cls.name and any((root / file.name).is_file() for file in cls.files):
+        if any(root.name == _folder(file) and (root / file.name).is_file() for file in cls.files):
             raise BadInputError(
                 f"{root}: is the folder of {cls.name} itself; set OUTERLOOP_DATA to the folder "
                 f"that holds it: OUTERLOOP_DATA={root.parent}"
             )
+
+
+def _folder(file: SourceFile) -> str:
+    """Return the folder in the data root that `file` lies in."""
+    return file.path.partition("/")[0]

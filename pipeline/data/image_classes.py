@@ -111,10 +111,15 @@ def image_classes(
     )
 
 
+def character_name(alphabet: str, number: int) -> str:
+    """Return the name of an alphabet's character, counted from 1, as a class."""
+    return f"{alphabet}/character{number:02}"
+
+
 def characters_of(dataset: AlphabetSet) -> ImageClasses:
-    """Return the characters of all alphabets as classes; a name is `<alphabet>/character<NN>`."""
+    """Return the characters of all alphabets as classes."""
     classes = [
-        ImageClass(f"{alphabet.name}/character{number:02}", rows)
+        ImageClass(character_name(alphabet.name, number), rows)
         for alphabet in dataset.alphabets
         for number, rows in enumerate(alphabet.characters, start=1)
     ]

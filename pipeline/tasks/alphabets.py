@@ -10,6 +10,7 @@ import torch
 from pipeline.config import Experiment
 from pipeline.data import load_dataset
 from pipeline.data.alphabets import SIDE, Alphabet, AlphabetSet
+from pipeline.data.image_classes import character_name
 from pipeline.errors import BadInputError
 from pipeline.messages import Split, TaskSpec
 from pipeline.seeding import numpy_generator
@@ -64,6 +65,14 @@ class AlphabetFamily:
     def num_steps(self, spec: TaskSpec) -> int:
         """Return how many inner steps the work of `spec` has."""
         return planned_steps(self._experiment, spec)
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of all characters of the split's alphabets."""
+        return [
+            character_name(alphabet.name, number)
+            for alphabet in self._alphabets[split]
+            for number in range(1, len(alphabet.characters) + 1)
+        ]
 
     def preparation(self) -> Preparation:
         """Return how images are made ready: as they are, ink 1 on background 0."""

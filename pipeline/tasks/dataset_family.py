@@ -77,6 +77,11 @@ class DatasetFamily:
             return -(-epochs * num_examples // self._experiment.task.batch_size)
         return planned_steps(self._experiment, spec)
 
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of all classes of the split's data sets."""
+        names = self._names[split]
+        return [f"{name}/{one}" for name in names for one in self._sets[name].class_names]
+
     def preparation(self) -> Preparation:
         """Return how images are made ready: pixels between −1 and 1."""
         size = self._experiment.datasets.image_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +10,17 @@ import torch
 from algorithms.types import Encoder, Episode
 from pipeline.config import Experiment
 from pipeline.data.one_shot_runs import load_one_shot_runs, one_shot_episodes
+from pipeline.errors import BadInputError
+from pipeline.exported_weights import trained_on
 from pipeline.learners import is_joint
 from pipeline.messages import Split, TaskSpec
 from pipeline.seeding import derive_seed
 from pipeline.tasks.episode_task import EpisodeTask
-from pipeline.tasks.episodes import make_sampler
+from pipeline.tasks.episodes import PHASES, make_sampler
 from pipeline.tasks.family import Source
 from pipeline.tasks.shapes import Preparation, planned_steps, task_shape
+
+HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 class EpisodeFamily:
@@ -31,10 +36,26 @@ class EpisodeFamily:
         self._experiment = experiment
         self._sampler = make_sampler(experiment, device)
         self._joint = is_joint(experiment)
+        if experiment.model.pretrained:
+            self._check_backbone(Path(experiment.model.pretrained))
         # Fixed episodes of the meta-test, in place of drawn ones.
         self._runs: list[Episode] = []
+        self._runs_digest = ""
         if experiment.episodes.test == "one-shot-runs":
-            self._runs = one_shot_episodes(load_one_shot_runs(), device)
+            runs = load_one_shot_runs()
+            self._runs, self._runs_digest = one_shot_episodes(runs, device), runs.digest
+
+    def _check_backbone(self, folder: Path) -> None:
+        """Raise BadInputError if the encoder was trained on classes that are held out here."""
+        data, classes = trained_on(folder)
+        for split in HELD_OUT:
+            both = sorted({*classes}.intersection(self.class_names(split)))
+            if both and data == self._experiment.data.name:
+                raise BadInputError(
+                    f"model.pretrained={folder}: was trained on {len(both)} of the classes for "
+                    f"{PHASES[split]}, e.g. '{both[0]}'; train one on this data.name, "
+                    "episodes.split and seed"
+                )
 
     @property
     def dataset(self) -> Source:
@@ -45,7 +66,8 @@ class EpisodeFamily:
         """Return the number of held-out episodes; 0 for meta-training, which has no end."""
         config = self._experiment.episodes
         num_test = len(self._runs) or config.num_test
-        return {"train": 0, "val": config.num_val, "test": num_test}[split]
+        num_val = config.num_val if self._sampler.has("val") else 0
+        return {"train": 0, "val": num_val, "test": num_test}[split]
 
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of an episode."""
@@ -55,11 +77,23 @@ class EpisodeFamily:
 
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which episodes these are."""
+        if split == "test" and self._runs:
+            return {
+                "episodes": len(self._runs),
+                "num_ways": self._runs[0].num_ways,
+                "num_shots": 1,
+                "num_queries": 1,
+                "one_shot_runs": self._runs_digest,
+            }
         return self._sampler.profile(split) | {"episodes": self.num_tasks(split) or "without end"}
 
     def num_steps(self, spec: TaskSpec) -> int:
         """Return how many inner steps the work of `spec` has."""
         return planned_steps(self._experiment, spec)
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the classes that episodes of the split are drawn from."""
+        return self._sampler.class_names(split)
 
     def preparation(self) -> Preparation:
         """Return how images are made ready for the network."""

@@ -11,6 +11,7 @@ C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipeline.data.paths import data_root
 from pipeline.data.registry import load_image_classes
 from pipeline.data.splits import split_classes
 from pipeline.errors import BadInputError
+from pipeline.learners import is_joint
 from pipeline.messages import Split
 from pipeline.tasks.draws import (
     PADDING,
@@ -59,6 +61,12 @@ class Sampler(Protocol):
 
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which episodes are drawn in `split`."""
+
+    def has(self, split: Split) -> bool:
+        """Return whether there is anything to draw in `split`."""
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the classes that `split` draws from; none of a regression."""
 
     def draw(self, split: Split, seeds: Sequence[int]) -> list[Episode]:
         """Return the episode of each seed."""
@@ -105,11 +113,13 @@ class EpisodeSampler:
         self._num_turns = 4 if rotations else 1
         self._augment = augment
         self._features: Tensor | None = None  # of all images, where they take their place
-        self._classes: dict[Split, Integers] = {
-            "train": _row_ranges(source, split.train),
-            "val": _row_ranges(source, split.val),
-            "test": _row_ranges(source, split.test),
+        numbers: dict[Split, Sequence[int]] = {
+            "train": split.train,
+            "val": split.val,
+            "test": split.test,
         }
+        self._classes = {part: _row_ranges(source, some) for part, some in numbers.items()}
+        self._class_numbers = numbers
         grey = source.channels == 1
         self.mean, self.std = GREY_SCALE if grey else channel_statistics(source, split.train)
         self._shift = torch.tensor(self.mean, device=device) * 255
@@ -123,11 +133,22 @@ class EpisodeSampler:
             "num_shots": size.num_shots,
             "num_queries": size.num_queries,
             "classes": self._num_classes(split),
+            # A split in a file can change behind its name.
+            "classes_sha256": sha256("\n".join(self.class_names(split)).encode()).hexdigest(),
             "rotations": self._num_turns > 1,
             "augment": self._augment and split == "train",
             "channel_mean": list(self.mean),
             "channel_std": list(self.std),
         }
+
+    def check_minibatch(self, size: int) -> None:
+        """Raise BadInputError if meta-training has fewer than `size` images."""
+        classes = self._classes["train"]
+        count = self._num_turns * int((classes[:, 1] - classes[:, 0]).sum())
+        if size > count:
+            raise BadInputError(
+                f"task.batch_size={size}: {self.source.name} has {count} images for meta-training"
+            )
 
     def check(self, split: Split) -> None:
         """Raise BadInputError if `split` has too few classes, or one of them too few images."""
@@ -146,9 +167,16 @@ class EpisodeSampler:
                 f"for {PHASES[split]}"
             )
 
+    def has(self, split: Split) -> bool:
+        """Return whether the split has classes: one without validation classes is allowed."""
+        return len(self._classes[split]) > 0
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the split's classes, as they are before any is turned."""
+        return [self.source.classes[number].name for number in self._class_numbers[split]]
+
     def draw(self, split: Split, seeds: Sequence[int]) -> list[Episode]:
-        """Return the episode of each seed, on the device; BadInputError as `check`."""
-        self.check(split)
+        """Return the episode of each seed, on the device; see `check`, which goes before."""
         size, classes = self._sizes[split], self._classes[split]
         draws = [draw_episode(size, classes, self._num_turns, seed) for seed in seeds]
         images = self._images(draws, augment=self._augment and split == "train")
@@ -252,8 +280,10 @@ def make_sampler(experiment: Experiment, device: torch.device) -> Sampler:
         dataset, split, sizes, device, rotations=config.rotations, augment=config.augment
     )
     for part in PHASES:
-        if part != "val" or split.val:  # a split without validation does for a run without one
+        if part != "val" or sampler.has("val"):
             sampler.check(part)
+    if is_joint(experiment):
+        sampler.check_minibatch(experiment.task.batch_size)
     return sampler
 
 

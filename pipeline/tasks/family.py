@@ -45,6 +45,9 @@ class TaskFamily(Protocol):
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which tasks these are."""
 
+    def class_names(self, split: Split) -> list[str]:
+        """Return the names of the classes that tasks of the split are made of; none: no classes."""
+
     def preparation(self) -> Preparation:
         """Return how inputs are made ready for the network."""
 

@@ -49,6 +49,14 @@ class SinusoidSampler:
         size = self._sizes[split]
         return {"num_shots": size.num_shots, "num_queries": size.num_queries}
 
+    def has(self, split: Split) -> bool:
+        """Return True: there is no end of sinusoids."""
+        return True
+
+    def class_names(self, split: Split) -> list[str]:
+        """Return no names: sinusoids have no classes."""
+        return []
+
     def encode(self, encoder: Encoder) -> bool:
         """Return False: points are drawn anew each time."""
         return False

@@ -202,7 +202,7 @@ def test_augmentation_of_ink_is_refused():
 )
 def test_too_much_asked_is_one_line_with_key_value_and_what_there_is(size, says):
     with pytest.raises(BadInputError) as bad:
-        EpisodeSampler(numbered(), SPLIT, sizes(*size)).draw("test", [0])
+        EpisodeSampler(numbered(), SPLIT, sizes(*size)).check("test")
     assert str(bad.value).startswith(says)
 
 
