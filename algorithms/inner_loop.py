@@ -8,7 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from algorithms.inner_updates import AdamUpdate, InnerUpdate, MomentumUpdate, SGDUpdate
+from algorithms.inner_updates import (
+    AdamUpdate,
+    ClippedUpdate,
+    InnerUpdate,
+    MomentumUpdate,
+    RMSPropUpdate,
+    SGDUpdate,
+)
 from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
 from algorithms.types import Task, TrajectoryFold
 
@@ -17,17 +24,32 @@ from algorithms.types import Task, TrajectoryFold
 class InnerOptimizer:
     """Settings of the optimizer within a task; its state starts anew with each task."""
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "rmsprop"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.0  # of SGD
     beta1: float = 0.9  # of Adam: decay rate of its mean
+    alpha: float = 0.99  # of RMSProp: decay rate of its mean square
+    eps: float = 1e-4  # of RMSProp: added to the root of the mean square
+    max_grad_norm: float = 0.0  # ‖g‖ is clipped to this; 0: no clipping
 
     def start(self, vector: ParameterVector) -> InnerUpdate:
-        """Return the update rule for `vector`; ValueError for an unknown name."""
+        """Return the update rule for `vector`; ValueError for an unknown name or a bad norm."""
+        if self.max_grad_norm < 0:
+            raise ValueError(
+                f"max_grad_norm: expected a positive norm, or 0 for none, got {self.max_grad_norm}"
+            )
+        update = self._start_unclipped(vector)
+        if self.max_grad_norm:
+            return ClippedUpdate(vector, update, self.max_grad_norm)
+        return update
+
+    def _start_unclipped(self, vector: ParameterVector) -> InnerUpdate:
         if self.name == "adam":
             return AdamUpdate(vector, self.lr, self.beta1)
+        if self.name == "rmsprop":
+            return RMSPropUpdate(vector, self.lr, self.alpha, self.eps)
         if self.name != "sgd":
-            raise ValueError(f"unknown inner optimizer '{self.name}'; known: sgd, adam")
+            raise ValueError(f"unknown inner optimizer '{self.name}'; known: sgd, adam, rmsprop")
         if self.momentum:
             return MomentumUpdate(vector, self.lr, self.momentum)
         return SGDUpdate(vector, self.lr)
@@ -73,7 +95,7 @@ class InnerLoop:
                 parameters' own type.
 
         Raises:
-            ValueError: `precision` or the optimizer's name is another.
+            ValueError: `precision` or the optimizer's name is another, or max_grad_norm negative.
         """
         if precision not in (torch.float32, torch.bfloat16):
             raise ValueError(f"precision: expected float32 or bfloat16, got {precision}")

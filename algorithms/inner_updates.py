@@ -117,3 +117,70 @@ class AdamUpdate:
         self._mean.copy_(state["mean"])
         self._square.copy_(state["square"])
         self._powers.copy_(state["powers"])
+
+
+class RMSPropUpdate:
+    """v ← alpha·v + (1 − alpha)·g², then θ ← θ − lr·g / (√v + eps).
+
+    Hinton's rule as `torch.optim.RMSprop` has it: eps stands outside the root, where it bounds the
+    step by lr·|g| / eps whatever v is. A3C (arXiv:1602.01783, section 4) has it inside, so an eps
+    of theirs is not one of ours. v starts at zero: first steps are longer, by 1 / √(1 − alpha).
+    """
+
+    def __init__(
+        self, vector: ParameterVector, lr: float, alpha: float = 0.99, eps: float = 1e-8
+    ) -> None:
+        self._vector = vector
+        self._lr = lr
+        self._alpha = alpha
+        self._eps = eps
+        self._square = torch.zeros_like(vector.values)
+        self._step = torch.zeros_like(vector.values)  # scratch
+
+    def apply(self, grad_norm: Tensor) -> Tensor:
+        """Take a step; see `InnerUpdate`."""
+        grads = self._vector.grads
+        self._square.mul_(self._alpha).addcmul_(grads, grads, value=1 - self._alpha)
+        torch.sqrt(self._square, out=self._step)
+        self._step.add_(self._eps)
+        torch.div(grads, self._step, out=self._step)
+        self._vector.values.add_(self._step, alpha=-self._lr)
+        length: Tensor = torch.linalg.vector_norm(self._step)
+        return self._lr * length
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the mean square."""
+        return {"square": self._square.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._square.copy_(state["square"])
+
+
+class ClippedUpdate:
+    """Another rule, given gradients scaled down to norm `max_grad_norm` where they are longer.
+
+    As `torch.nn.utils.clip_grad_norm_` does. The vector's gradients are scaled in place; whoever
+    must see them as they were (a fold) looks before the update.
+    """
+
+    EPS = 1e-6  # torch's, against a norm of zero
+
+    def __init__(self, vector: ParameterVector, update: InnerUpdate, max_grad_norm: float) -> None:
+        self._vector = vector
+        self._update = update
+        self._max_grad_norm = max_grad_norm
+
+    def apply(self, grad_norm: Tensor) -> Tensor:
+        """Take a step; see `InnerUpdate`."""
+        scale = (self._max_grad_norm / (grad_norm + self.EPS)).clamp(max=1.0)
+        self._vector.grads.mul_(scale)
+        return self._update.apply(grad_norm * scale)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the other rule's state: clipping has none."""
+        return self._update.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self._update.load_state_dict(state)
