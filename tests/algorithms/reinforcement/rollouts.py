@@ -14,17 +14,21 @@ def random_rollout(
     num_envs: int = 4,
     dtype: torch.dtype = torch.float64,
     end_rate: float = 0.3,
+    reset_steps: bool = True,
 ) -> Rollout:
-    """A step after an episode's end is not valid, has no reward and cannot end anything."""
+    """A step after an episode's end is not valid, has no reward and cannot end anything.
+
+    Without `reset_steps` the next episode follows at once.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (length, num_envs)
     terminated, truncated, valid = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
-    ended = torch.rand(num_envs, generator=generator) < end_rate
+    ended = (torch.rand(num_envs, generator=generator) < end_rate) & reset_steps
     for t in range(length):
         valid[t] = ~ended
         terminated[t] = valid[t] & (torch.rand(num_envs, generator=generator) < end_rate)
         truncated[t] = valid[t] & (torch.rand(num_envs, generator=generator) < end_rate)
-        ended = terminated[t] | truncated[t]
+        ended = (terminated[t] | truncated[t]) & reset_steps
     rewards = normal(generator, *shape, dtype=dtype) * valid
     return Rollout(
         outputs=normal(generator, *shape, NUM_ACTIONS, dtype=dtype),

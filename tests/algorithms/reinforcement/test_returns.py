@@ -20,6 +20,7 @@ rollouts = st.builds(
     length=st.integers(1, 9),
     num_envs=st.integers(1, 4),
     end_rate=st.sampled_from([0.0, 0.2, 0.6, 1.0]),
+    reset_steps=st.booleans(),
 )
 
 
