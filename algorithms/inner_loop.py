@@ -9,7 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from algorithms.inner_updates import AdamUpdate, InnerUpdate, MomentumUpdate, SGDUpdate
+from algorithms.inner_updates import (
+    AdamUpdate,
+    ClippedUpdate,
+    InnerUpdate,
+    MomentumUpdate,
+    RMSPropUpdate,
+    SGDUpdate,
+)
 from algorithms.parameters import ParameterVector, capture_buffers, restore_buffers
 from algorithms.types import Task, TrajectoryFold
 
@@ -18,10 +25,13 @@ from algorithms.types import Task, TrajectoryFold
 class InnerOptimizer:
     """Settings of the optimizer within a task; its state starts anew with each task."""
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "rmsprop"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.0  # of SGD
     beta1: float = 0.9  # of Adam: decay rate of its mean
+    alpha: float = 0.99  # of RMSProp: decay rate of its mean square
+    eps: float = 1e-4  # of RMSProp: added to the root of the mean square
+    max_grad_norm: float = 0.0  # ‖g‖ is clipped to this; 0: no clipping
     schedule: Literal["constant", "cosine"] = "constant"  # of `lr`, within a task
     num_steps: int = 0  # K, at which a cosine schedule reaches 0
 
@@ -35,14 +45,26 @@ class InnerOptimizer:
         return 0.5 * self.lr * (1 + math.cos(math.pi * min(step / self.num_steps, 1.0)))
 
     def start(self, vector: ParameterVector) -> InnerUpdate:
-        """Return the update rule for `vector`; ValueError for an unknown name."""
+        """Return the update rule for `vector`; ValueError for an unknown name or a bad norm."""
+        if self.max_grad_norm < 0:
+            raise ValueError(
+                f"max_grad_norm: expected a positive norm, or 0 for none, got {self.max_grad_norm}"
+            )
+        update = self._start_unclipped(vector)
+        if self.max_grad_norm:
+            return ClippedUpdate(vector, update, self.max_grad_norm)
+        return update
+
+    def _start_unclipped(self, vector: ParameterVector) -> InnerUpdate:
         if self.name == "adam":
-            return AdamUpdate(vector, self.lr, self.beta1)
+            return AdamUpdate(vector, self.beta1)
+        if self.name == "rmsprop":
+            return RMSPropUpdate(vector, self.alpha, self.eps)
         if self.name != "sgd":
-            raise ValueError(f"unknown inner optimizer '{self.name}'; known: sgd, adam")
+            raise ValueError(f"unknown inner optimizer '{self.name}'; known: sgd, adam, rmsprop")
         if self.momentum:
-            return MomentumUpdate(vector, self.lr, self.momentum)
-        return SGDUpdate(vector, self.lr)
+            return MomentumUpdate(vector, self.momentum)
+        return SGDUpdate(vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +111,8 @@ class InnerLoop:
                 these alone. All of them by default.
 
         Raises:
-            ValueError: `precision` or the optimizer's name is another, or a cosine schedule has no
-                number of steps.
+            ValueError: `precision` or the optimizer's name is another, max_grad_norm is negative,
+                or a cosine schedule has no number of steps.
         """
         if precision not in (torch.float32, torch.bfloat16):
             raise ValueError(f"precision: expected float32 or bfloat16, got {precision}")
@@ -170,8 +192,8 @@ class InnerLoop:
         if self.fold is not None:
             self.fold.observe(loss, grads[: len(self.shared)], self.shared)
         grad_norm = torch.linalg.vector_norm(grads)
-        self._update.lr = self._optimizer.lr_at(self.step)
-        self._path_length.add_(self._update.apply(grad_norm))
+        lr = self._optimizer.lr_at(self.step)
+        self._path_length.add_(self._update.apply(grad_norm, lr))
         self.step += 1
         loss_cell, error_cell, grad_norm_cell, path_length_cell = row.unbind()
         loss_cell.copy_(loss)

@@ -58,14 +58,15 @@ def _part_figures(experiment: Experiment, repeats: int) -> dict[str, float]:
     fold = loop.fold
     assert fold is not None
     task, vector, precision = loop.task, loop.vector, PRECISIONS[experiment.inner.precision]
-    update = InnerOptimizer("sgd", lr=0.0).start(vector)  # does its work but moves nothing
+    update = InnerOptimizer("sgd").start(vector)
     loss = torch.zeros(())
     parts = {
         "step": lambda: loop.run(BLOCK),
         "augmentation": _block(lambda: task.minibatch(loop.step)),  # type: ignore[attr-defined]
         "loss": _block(lambda: _backward(loop, precision)),
         "fold": _block(lambda: fold.observe(loss, vector.grads, vector.values)),
-        "update": _block(lambda: update.apply(torch.linalg.vector_norm(vector.grads))),
+        # A rate of 0: it does its work but moves nothing.
+        "update": _block(lambda: update.apply(torch.linalg.vector_norm(vector.grads), 0.0)),
     }
     ms = {name: value / BLOCK for name, value in _interleaved_ms(parts, repeats).items()}
     with FlopCounterMode(display=False) as counter:

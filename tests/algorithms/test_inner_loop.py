@@ -1,6 +1,7 @@
 """The inner loop against torch.optim, resumed, and what it records."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -19,7 +20,12 @@ OPTIMIZERS = {
         lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
     ),
     "adam": (InnerOptimizer("adam", lr=0.01), lambda p: torch.optim.Adam(p, lr=0.01)),
+    "rmsprop": (
+        InnerOptimizer("rmsprop", lr=0.003, alpha=0.9, eps=0.02),
+        lambda p: torch.optim.RMSprop(p, lr=0.003, alpha=0.9, eps=0.02),
+    ),
 }
+MAX_GRAD_NORM = 3.0  # some of the gradients below are longer, some shorter
 
 
 def make_loop(
@@ -35,9 +41,11 @@ def make_loop(
     return InnerLoop(model, vector, RegressionTask(3, 1), optimizer, fold, precision)
 
 
+@pytest.mark.parametrize("max_grad_norm", [0.0, MAX_GRAD_NORM])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_updates_and_records_are_those_of_torch_optim(name):
+def test_updates_and_records_are_those_of_torch_optim(name, max_grad_norm):
     settings, make_optimizer = OPTIMIZERS[name]
+    settings = dataclasses.replace(settings, max_grad_norm=max_grad_norm)
     # Without batch-norm: a bias ahead of it has a gradient of pure rounding, which Adam blows up.
     model, task = small_network(), RegressionTask(3, 1)
     optimizer = make_optimizer(model.parameters())
@@ -47,12 +55,16 @@ def test_updates_and_records_are_those_of_torch_optim(name):
         loss = task.loss(model, step)
         loss.backward()
         grad_norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+        if max_grad_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()
         path_length += float((flatten(model) - before).norm())
         before = flatten(model)
         error = float(task.training_metrics()["error"])
         expected.append([float(loss.detach()), error, grad_norm, path_length])
 
+    norms = [row[2] for row in expected]
+    assert min(norms) < MAX_GRAD_NORM < max(norms)
     loop = make_loop(settings, batch_norm=False)
     records = loop.run(30)
     torch.testing.assert_close(loop.vector.values, before, rtol=1e-12, atol=1e-12)
@@ -85,6 +97,17 @@ def test_resumed_in_mid_task_goes_on_bitwise(name, learner):
     assert torch.equal(resumed.vector.values, whole.vector.values)
     for one, other in zip(resumed.model.buffers(), whole.model.buffers(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_fold_sees_gradients_as_they_were_before_clipping():
+    vector = ParameterVector(model := Point([3.0, 4.0]), dtype=torch.float64)
+    fold = TRAJECTORY_LEARNERS["fomaml"]().start(vector.values)
+    optimizer = InnerOptimizer(lr=0.1, max_grad_norm=0.5)
+    loop = InnerLoop(model, vector, QuadraticTask([0.0, 0.0]), optimizer, fold)
+    assert float(loop.run(1).grad_norm) == pytest.approx(5.0)
+    torch.testing.assert_close(fold.finish(vector.values, None), torch.tensor([3.0, 4.0]).double())
+    moved = torch.tensor([3.0, 4.0]).double() - vector.values
+    assert float(moved.norm()) == pytest.approx(0.1 * 0.5, rel=1e-5)
 
 
 def test_saved_state_stays_as_it_was_while_the_loop_goes_on():
@@ -190,7 +213,8 @@ def test_no_random_number_is_drawn():
 @pytest.mark.parametrize(
     ("settings", "precision", "message"),
     [
-        (InnerOptimizer("rmsprop"), torch.float32, "unknown inner optimizer 'rmsprop'"),  # type: ignore[arg-type]
+        (InnerOptimizer("adagrad"), torch.float32, "unknown inner optimizer 'adagrad'"),  # type: ignore[arg-type]
+        (InnerOptimizer(max_grad_norm=-1.0), torch.float32, "max_grad_norm: expected a positive"),
         (InnerOptimizer(), torch.float16, "expected float32 or bfloat16"),
     ],
 )
