@@ -17,6 +17,14 @@ class TaskFailedError(RunFailedError):
     """The tasks themselves fail: going on with the run would only fail again (exit code 1)."""
 
 
+class EnvironmentFailedError(RunFailedError):
+    """An environment raised while it was reset or stepped (exit code 1).
+
+    The message names the environment and the cause. It is the failure of one task, which can be
+    tried again or dropped; TaskFailedError is for when there is no use in that.
+    """
+
+
 class BadInputError(OuterloopError, ValueError):
     """What the user gave cannot be used (exit code 2).
 

@@ -1,0 +1,36 @@
+"""Environments for reinforcement learning: many copies stepped together, NumPy in and out."""
+
+from pipeline.environments.atari import (
+    LEAP_OPTIONS,
+    NATURE_OPTIONS,
+    AtariEnvironment,
+    AtariOptions,
+    check_game,
+    playable_games,
+)
+from pipeline.environments.control import PHYSICS, draw_physics, make_environment
+from pipeline.environments.episodes import EpisodeStatistics, FinishedEpisodes
+from pipeline.environments.vector import (
+    BoxActions,
+    DiscreteActions,
+    Transition,
+    VectorEnvironment,
+)
+
+__all__ = [
+    "LEAP_OPTIONS",
+    "NATURE_OPTIONS",
+    "PHYSICS",
+    "AtariEnvironment",
+    "AtariOptions",
+    "BoxActions",
+    "DiscreteActions",
+    "EpisodeStatistics",
+    "FinishedEpisodes",
+    "Transition",
+    "VectorEnvironment",
+    "check_game",
+    "draw_physics",
+    "make_environment",
+    "playable_games",
+]
