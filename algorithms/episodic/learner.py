@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import islice
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from algorithms.episodic.options import check_count, check_switch
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 Predictor = Callable[[Tensor], Tensor]
@@ -22,7 +25,8 @@ class EpisodeLearner(nn.Module, ABC):
     All its parameters that are not frozen are shared across tasks, and trained by `episode_loss`.
     Constructors take the encoder and the number of outputs (N ways, or D targets of a
     regression), then the paper's options as keywords; they raise ValueError or TypeError, with
-    the option's name and a colon first, for an option that is out of range.
+    the option's name and a colon first, for an option that is out of range. Between them stands
+    `regression`, false by default, in a learner of which one can be made for either kind.
 
     Attributes:
         encoder: maps inputs to features.
@@ -34,7 +38,8 @@ class EpisodeLearner(nn.Module, ABC):
         any_way: whether the number of ways may change from episode to episode.
         ordered: whether the order of the support set changes the answers.
         relabels: whether exchanging two classes' labels exchanges their scores, and no more.
-        kinds: the kinds of episodes that it can learn.
+        kinds: the kinds of episodes that it can learn; with both, a learner is made for one of
+            them (`regression`).
         uses_running_statistics: whether batch-norm's running statistics enter the answers of one
             that is not transductive.
         wants_pretrained: whether its encoder was trained before and stays as it is.
@@ -52,24 +57,51 @@ class EpisodeLearner(nn.Module, ABC):
 
     def __init__(self, encoder: Encoder, num_outputs: int, transductive: bool) -> None:
         super().__init__()
-        if not isinstance(transductive, bool):
-            raise TypeError(f"transductive: expected true or false, got {transductive!r}")
+        check_count("num_outputs", num_outputs)
+        check_switch("transductive", transductive)
         self.encoder = encoder
         self.num_outputs = num_outputs
         self.transductive = transductive
 
-    @abstractmethod
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Learn the task of a support set and return a function that answers its queries.
 
         The function maps query_x [Q, …] to scores [Q, N] (their softmax is the belief), or to
-        targets [Q, D], and leaves the learner's parameters and buffers as they are. In training
-        mode its answers can be differentiated with respect to the learner's parameters.
+        targets [Q, D]. The learner's parameters stay as they are. In evaluation mode so do its
+        buffers, and no gradient flows through what was learned from the support set; in training
+        mode answers can be differentiated with respect to the learner's parameters, and
+        batch-norms' running statistics may follow the inputs.
 
         Args:
             support_x: [S, …], what the encoder takes.
             support_y: int64 labels [S], each of 0 … N − 1 at least once; or targets [S, D].
+
+        Raises:
+            ValueError: names `support_x`, `support_y` or, from the function, `query_x`, and what
+                was expected. In training mode values are not looked at: a GPU would wait.
         """
+        if not self.training:
+            self.check_task(support_x, support_y)
+        quiet = nullcontext() if self.training else torch.no_grad()
+        with quiet, naming_a_single_example("support_x", support_x):
+            predict = self.predictor(support_x, support_y)
+        shape = None if self.training else self._input_shape or tuple(support_x.shape[1:])
+        return partial(_answer, predict, shape)
+
+    @abstractmethod
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+        """Return `adapt`'s function, without its checks: what a learner is written as."""
+
+    def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
+        """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
+        check_examples("support_x", support_x, self._input_shape)
+        check_support(support_x, support_y, None if self.any_way else self.num_outputs)
+
+    @property
+    def _input_shape(self) -> tuple[int, ...] | None:
+        # An encoder of a user's own need not say.
+        shape: tuple[int, ...] | None = getattr(self.encoder, "input_shape", None)
+        return shape
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Return the encoder's features [B, *feature_shape] of `inputs` [B, …].
@@ -87,7 +119,7 @@ class EpisodeLearner(nn.Module, ABC):
         features = self.encode(torch.cat([support_x, query_x]))
         return features[: len(support_x)], features[len(support_x) :]
 
-    def predictor(
+    def feature_predictor(
         self, support_x: Tensor, support_y: Tensor, condition: Callable[[Tensor, Tensor], Predictor]
     ) -> Predictor:
         """Return a predictor that encodes, given what to do with features.
@@ -115,6 +147,28 @@ class EpisodeLearner(nn.Module, ABC):
         """Return the loss to meta-train on, by default that of the answers to the queries."""
         predictions = self.adapt(episode.support_x, episode.support_y)(episode.query_x)
         return EpisodeResult(query_loss(predictions, episode.query_y), predictions)
+
+
+def _answer(predict: Predictor, shape: tuple[int, ...] | None, query_x: Tensor) -> Tensor:
+    """Return `predict`'s answers to queries, which are looked at if their `shape` is given."""
+    if shape is not None:
+        check_examples("query_x", query_x, shape)
+    with naming_a_single_example("query_x", query_x):
+        return predict(query_x)
+
+
+@contextmanager
+def naming_a_single_example(name: str, inputs: Tensor) -> Iterator[None]:
+    """Within the block, torch's refusal to normalise `inputs` [1, …] names what they are."""
+    try:
+        yield
+    except ValueError as error:
+        if len(inputs) != 1 or "per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"{name}: a batch-norm cannot normalise a single example by its own statistics; "
+            "expected two at least, or a learner that is not transductive"
+        ) from None
 
 
 @contextmanager
@@ -147,25 +201,29 @@ def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = N
     Raises:
         ValueError: names `support_x` or `support_y`, and what was expected of it.
     """
-    _check_examples(support_x)
+    check_examples("support_x", support_x)
     if support_y.shape != (len(support_x),):
         raise ValueError(
             f"support_y: expected {len(support_x)} labels, one for each example, got shape "
             f"{_shape(support_y)}"
         )
-    if support_y.is_floating_point() or support_y.is_complex() or support_y.dtype is torch.bool:
-        raise ValueError(f"support_y: expected integer labels, got {support_y.dtype}")
-    lowest, highest = int(support_y.min()), int(support_y.max())
+    if support_y.dtype is not torch.int64:
+        raise ValueError(
+            f"support_y: expected integer labels of type int64, got {support_y.dtype}; whole "
+            "numbers of another type become such by .long()"
+        )
+    present = torch.unique(support_y).tolist()  # sorted; its size does not depend on the labels
+    lowest, highest = present[0], present[-1]
     if lowest < 0:
         raise ValueError(f"support_y: labels count from 0, got {lowest}")
     if num_ways is not None and highest >= num_ways:
         raise ValueError(f"support_y: label {highest}, but there are {num_ways} ways")
-    expected = highest + 1 if num_ways is None else num_ways
-    counts = torch.bincount(support_y.long(), minlength=expected).tolist()
-    absent = [label for label, count in enumerate(counts) if not count]
-    if absent:
+    expected: int = highest + 1 if num_ways is None else num_ways
+    if len(present) < expected:
+        known = set(present)
+        absent = islice((label for label in range(expected) if label not in known), 10)
         raise ValueError(
-            f"support_y: no example of class {', '.join(map(str, absent[:10]))}; each of the "
+            f"support_y: no example of class {', '.join(map(str, absent))}; each of the "
             f"{expected} classes needs one at least"
         )
     return expected
@@ -177,7 +235,7 @@ def check_targets(support_x: Tensor, support_y: Tensor, num_targets: int) -> Non
     Raises:
         ValueError: names `support_x` or `support_y`, and what was expected of it.
     """
-    _check_examples(support_x)
+    check_examples("support_x", support_x)
     expected = (len(support_x), num_targets)
     if support_y.shape != expected:
         raise ValueError(
@@ -189,11 +247,19 @@ def check_targets(support_x: Tensor, support_y: Tensor, num_targets: int) -> Non
         raise ValueError("support_y: has values that are not finite (NaN or infinite)")
 
 
-def _check_examples(support_x: Tensor) -> None:
-    if support_x.ndim < 2 or len(support_x) == 0:
-        raise ValueError(f"support_x: expected examples [S, …], got shape {_shape(support_x)}")
-    if not torch.isfinite(support_x).all():
-        raise ValueError("support_x: has values that are not finite (NaN or infinite)")
+def check_examples(name: str, inputs: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """Refuse inputs from outside that are no batch of finite examples, each of `shape` if given.
+
+    Raises:
+        ValueError: begins with `name`, and says what was expected.
+    """
+    if shape is not None and inputs.shape[1:] != shape:
+        sizes = ", ".join(map(str, ("examples", *shape)))
+        raise ValueError(f"{name}: expected shape [{sizes}], got {_shape(inputs)}")
+    if inputs.ndim < 2 or len(inputs) == 0:
+        raise ValueError(f"{name}: expected examples [number, …], got shape {_shape(inputs)}")
+    if not torch.isfinite(inputs).all():
+        raise ValueError(f"{name}: has values that are not finite (NaN or infinite)")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -30,6 +30,8 @@ WHOLE_GRADIENT = {"learned_optimizer": {"first_order": False}}
 
 def make_learner(name: str, kind: str = "classification", **options) -> EpisodeLearner:
     make_encoder, _, num_outputs = KINDS[kind]
+    if kind == "regression" and len(EPISODE_LEARNERS[name].kinds) > 1:
+        options["regression"] = True
     torch.manual_seed(1)
     return EPISODE_LEARNERS[name](make_encoder(), num_outputs, **options).double()
 
@@ -181,7 +183,7 @@ GOOD_X, GOOD_Y = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
         (torch.zeros(0, 1), torch.zeros(0).long(), None, "support_x: expected examples"),
         (torch.full((4, 1, 8, 8), float("nan")), GOOD_Y, None, "support_x: has values"),
         (GOOD_X, GOOD_Y[:3], None, "support_y: expected 4 labels"),
-        (GOOD_X, GOOD_Y.float(), None, "support_y: expected integer labels, got torch.float32"),
+        (GOOD_X, GOOD_Y.float(), None, "support_y: expected integer labels .*got torch.float32"),
         (GOOD_X, GOOD_Y - 1, None, "support_y: labels count from 0, got -1"),
         (GOOD_X, GOOD_Y, 2, "support_y: label 2, but there are 2 ways"),
         (GOOD_X, GOOD_Y * 2, None, "support_y: no example of class 1, 3"),

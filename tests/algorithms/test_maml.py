@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy, mse_loss
 
 from algorithms import ParameterVector, capture_buffers
 from algorithms.episodic.inner_rates import LEARNED_RATES
 from algorithms.episodic.maml import MAML
-from algorithms.types import Encoder, Episode
+from algorithms.models.passed import Passed
+from algorithms.types import Episode
 from tests.algorithms.episodes import (
     image_encoder,
     image_episode,
@@ -167,11 +168,8 @@ def test_outer_gradient_agrees_with_finite_differences(num_steps, transductive):
 def test_outer_gradient_of_a_quadratic_has_its_closed_form(num_steps):
     """Linear regression: φ_K − w* = (I − lr·H)^K (θ − w*), so the gradient is a product."""
 
-    class Identity(nn.Identity, Encoder):
-        feature_shape = (2,)
-
     torch.manual_seed(0)
-    learner = MAML(Identity(), 1, lr=0.1, num_steps=num_steps).double()
+    learner = MAML(Passed((2,)), 1, regression=True, lr=0.1, num_steps=num_steps).double()
     x, query_x = torch.randn(5, 2).double(), torch.randn(4, 2).double()
     y, query_y = torch.randn(5, 1).double(), torch.randn(4, 1).double()
     found = outer_gradients(learner, Episode(x, y, query_x, query_y, num_ways=0))
@@ -281,7 +279,7 @@ def test_frozen_parameters_are_not_adapted():
 
 
 def test_regression_takes_the_mean_squared_error_in_both_loops():
-    learner = MAML(vector_encoder(), 1, lr=0.01).double()
+    learner = MAML(vector_encoder(), 1, regression=True, lr=0.01).double()
     episode = sinusoid_episode()
     theta = dict(learner.named_parameters())
 
