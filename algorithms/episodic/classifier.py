@@ -78,14 +78,17 @@ class Classifier(EpisodeLearner):
         """Learn new classes, any number of them; an empty support set stands for the old ones."""
         if not len(support_x):
             return self._classify
+        weight, bias = self._output_layer(self._directions(support_x), support_y)
+        return lambda query_x: self._outputs(self._directions(query_x), weight, bias)
+
+    @full_precision
+    def _output_layer(self, support: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights [N, F] and biases [N] for new classes, from features [S, F]."""
         num_ways = int(support_y.max()) + 1
-        support = self._directions(support_x)
-        if self.adaptation == "class_means":
-            weight = COSINE_SCALE * normalize(class_means(support, support_y, num_ways), dim=1)
-            bias = weight.new_zeros(num_ways)
-        else:
-            weight, bias = fit_logistic_regression(support, support_y, num_ways, self.penalty)
-        return lambda query_x: linear(self._directions(query_x), weight, bias)
+        if self.adaptation == "logistic_regression":
+            return fit_logistic_regression(support, support_y, num_ways, self.penalty)
+        weight = COSINE_SCALE * normalize(class_means(support, support_y, num_ways), dim=1)
+        return weight, weight.new_zeros(num_ways)
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the loss of the output layer on the queries.
@@ -108,6 +111,10 @@ class Classifier(EpisodeLearner):
     def _score(self, features: Tensor) -> Tensor:
         scores: Tensor = self.head(features)
         return scores
+
+    @full_precision
+    def _outputs(self, directions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear(directions, weight, bias)
 
     def _directions(self, inputs: Tensor) -> Tensor:
         return normalize(vectors(self.encode(inputs)), dim=1)

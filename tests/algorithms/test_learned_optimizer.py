@@ -212,3 +212,17 @@ def test_running_statistics_are_neither_used_nor_changed():
 def test_a_bad_option_is_named(options, error, message):
     with pytest.raises(error, match=message):
         LearnedOptimizer(Passed((2,)), 1, **options)
+
+
+def test_gates_keep_their_digits_under_autocast():
+    """Nothing enters, so θ_T = f^T θ_0 whatever the gradients; bfloat16 would round f to 0.992."""
+    torch.manual_seed(0)
+    learner, episode = LearnedOptimizer(Passed((2,)), 1, regression=True), regression_episode()
+    with torch.no_grad():
+        for gate, bias in (("forget_gate", 5.0), ("input_gate", -1e4)):
+            getattr(learner.update_rule, gate).weight.zero_()
+            getattr(learner.update_rule, gate).bias.fill_(bias)
+    support = episode.support_x.float(), episode.support_y.float()
+    expected = torch.sigmoid(torch.tensor(5.0)) ** 5 * learner.head.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(learner.learn(*support)["head.weight"], expected)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.episodic.matching import MatchingNetwork
+from algorithms.episodic.metric import log_sums
 from algorithms.models.passed import Passed
 from algorithms.types import Episode
 from tests.algorithms.episodes import image_encoder, image_episode
@@ -171,3 +172,17 @@ def test_full_context_works_under_autocast():
 def test_a_bad_option_is_refused(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         MatchingNetwork(Passed((5,)), 3, **options)
+
+
+@settings(deadline=None, max_examples=20)
+@given(num_shots=shots, seed=st.integers(0, 1000), spread=st.floats(0.1, 1e4))
+def test_log_sums_keep_classes_far_below_the_largest(num_shots, seed, spread):
+    """With its gradient, against a sum class by class; exp(−1e4) is zero in float64."""
+    _, labels, draws = draw_features(num_shots, 3, sum(num_shots), seed=seed)
+    logits = (spread * draws).requires_grad_()
+    found = log_sums(logits, labels, len(num_shots))
+    classes = [logits[:, labels == k].logsumexp(dim=1) for k in range(len(num_shots))]
+    expected = torch.stack(classes, dim=1)
+    close(found, expected)
+    weights = torch.randn_like(found)
+    close(*(torch.autograd.grad((x * weights).sum(), logits)[0] for x in (found, expected)))

@@ -133,6 +133,8 @@ def test_without_steps_transductive_or_not_is_the_same():
         for together in (False, True)
     ]
     assert torch.equal(*answers)
+    assert not make_learner(num_steps=0, transductive=True).transductive
+    assert make_learner(num_steps=1).transductive
 
 
 def test_steps_let_the_queries_change_each_other_s_answers():
