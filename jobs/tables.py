@@ -13,8 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.protocol_words import episode_conditions, tested_on
+
 if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
-    from pipeline.comparison import Comparison
+    from pipeline.comparison import Comparison, Training
     from pipeline.evaluation import Evaluation, Summary
 
 # Metric, column title, factor for display, and whether more is better.
@@ -35,7 +37,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     A metric that no method has, such as the AUC where there are no curves, has no column.
     """
     protocol, summary = evaluation.protocol, evaluation.summary()
-    title = f"Meta-test: {_protocol_words(protocol)}"
+    title = f"Meta-test: {tested_on(protocol)}"
     columns = [column for column in COLUMNS if any(column[0] in m for m in summary.values())]
     caption = _caption(evaluation, has_area=columns[:1] == [COLUMNS[0]])
     table = Table(
@@ -60,32 +62,23 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def training_table(comparison: Comparison) -> RenderableType:
     """Return a row per method: how long, and on how many tasks, each of its runs was trained."""
     of_episodes = any(one.num_episodes is not None for one in comparison.training.values())
+    columns = ["outer steps", "inner steps", "training tasks"]
+    if of_episodes:
+        columns = ["outer steps", "episodes", "augmented", "transductive"]
     rows = [
-        (
-            method,
-            *(
-                "-" if count is None else f"{count:,}"
-                for count in (one.outer_steps, one.inner_steps, one.num_tasks)
-            ),
-            ", ".join(map(str, sorted(one.seeds))),
-        )
+        (method, *_trained(one, of_episodes), ", ".join(map(str, sorted(one.seeds))))
         for method, one in comparison.training.items()
     ]
-    columns = ("method", "outer steps", "inner steps", "training tasks", "seeds")
-    if of_episodes:
-        columns = ("method", "outer steps", "episodes", "augmented", "transductive", "seeds")
-        answers = {None: "-", True: "yes", False: "no"}
-        rows = [
-            (
-                method,
-                *("-" if n is None else f"{n:,}" for n in (one.outer_steps, one.num_episodes)),
-                answers[one.augmented],
-                answers[one.transductive],
-                ", ".join(map(str, sorted(one.seeds))),
-            )
-            for method, one in comparison.training.items()
-        ]
-    return rows_table("Meta-training, for each seed", columns, rows)
+    return rows_table("Meta-training, for each seed", ["method", *columns, "seeds"], rows)
+
+
+def _trained(one: Training, of_episodes: bool) -> list[str]:
+    counts = [one.outer_steps, one.num_episodes]
+    if not of_episodes:
+        counts = [one.outer_steps, one.inner_steps, one.num_tasks]
+    cells = ["-" if count is None else f"{count:,}" for count in counts]
+    answers = {None: "-", True: "yes", False: "no"}
+    return cells + ([answers[one.augmented], answers[one.transductive]] if of_episodes else [])
 
 
 def rows_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> RenderableType:
@@ -174,33 +167,11 @@ def _best(summary: Summary, metric: str, more: bool) -> float | None:
     return (max if more else min)(finite) if len(finite) > 1 else None
 
 
-def _protocol_words(protocol: dict[str, Any]) -> str:
-    """Return what was tested on."""
-    kind = protocol.get("task.kind", "alphabets")
-    if kind == "alphabets":
-        return f"{protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
-    shots = f"{protocol['episodes.num_shots']}-shot"
-    if kind == "sinusoids":
-        return f"sinusoids, {shots}"
-    runs = ", one-shot runs" if protocol["episodes.test"] == "one-shot-runs" else ""
-    return f"{protocol['data.name']}, {protocol['episodes.num_ways']}-way {shots}{runs}"
-
-
 def _episode_words(evaluation: Evaluation) -> str:
     """Return what else a figure on episodes depends on; nothing for alphabets."""
-    protocol, learner = evaluation.protocol, evaluation.learner
-    if protocol.get("task.kind", "alphabets") == "alphabets":
+    words = episode_conditions(evaluation.protocol, evaluation.learner)
+    if not words:
         return ""
-    words = []
-    if protocol["episodes.test"] == "drawn":
-        words.append(f"{protocol['episodes.num_queries']} queries a class")
-    if protocol["task.kind"] == "episodes":
-        rotated = ", rotated ones too" if protocol["episodes.rotations"] else ""
-        words.append(f"classes: split {protocol['episodes.split']}{rotated}")
-    if "transductive" in learner:
-        answered = "together (transductive)" if learner["transductive"] else "one by one"
-        augmented = "augmented" if learner["episodes.augment"] else "not augmented"
-        words += [f"answered {answered}", f"training images {augmented}"]
     if evaluation.outer_step >= 0:
         words.append(f"parameters of outer step {evaluation.outer_step:,}")
     return "\n".join(packed(words, CAPTION_WIDTH)) + ".\n"

@@ -168,10 +168,10 @@ class CheckpointStore:
         return Checkpoint(manifest.step, params, optimizer, manifest.meta)
 
     def record_validation(self, step: int, score: float | None) -> None:
-        """Put on record that step `step` was looked at; keep the best by `score` (higher is better).
+        """Put on record that outer step `step` was looked at, and mark the best so far.
 
-        The mark goes to its checkpoint, which is kept from now on in place of the last best.
-        None: there is nothing to choose by. RunFailedError if the disk does not take it.
+        The best by `score` (higher is better; None: there is nothing to choose by) keeps its
+        checkpoint. RunFailedError if the disk does not take the record.
         """
         best = self._read_best()
         if score is not None and (best is None or score > best.score):
@@ -207,7 +207,7 @@ class CheckpointStore:
         return best
 
     def _read_best(self) -> Best | None:
-        mark = self._read_validation().get("best")
+        mark: Any = self._read_validation().get("best")
         try:
             best = Best(int(mark["step"]), float(mark["score"]))
         except (ValueError, TypeError, KeyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -115,6 +116,8 @@ class DataConfig(Section):
     def _is_known(cls, name: str) -> str:
         if name not in DATASETS and not name.startswith(PREFIX):
             raise ValueError(f"unknown data set '{name}' {known_names(name, DATASETS)}")
+        if name.startswith(PREFIX):  # so that a run can be resumed from another folder
+            return f"{PREFIX}{Path(name.removeprefix(PREFIX)).expanduser().absolute()}"
         return name
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+import ray._private.utils as ray_utils
 import ray._private.worker as ray_driver
 from ray.exceptions import AuthenticationError
 
@@ -21,6 +26,7 @@ REACH_TIMEOUT_S = 5.0
 LIST_NODES_EVERY_S = 5.0
 # Private to Ray: without it, Ray's daemons speak on stdout among our own lines.
 RAY_PRINTS: Any = getattr(ray_driver, "print_to_stdstream", None)
+RAY_TAKES = "set_sigterm_handler"  # private too
 TOKEN_ADVICE = (
     "if the cluster uses tokens, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token "
     "(RAY_AUTH_MODE=disabled if it uses none)"
@@ -48,13 +54,14 @@ def connect(experiment: Experiment) -> bool:
     try:
         if not address:
             replace_unwritable_ray_token()
-        ray.init(
-            address=address or "local",
-            namespace="outerloop",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _signals_kept():
+            ray.init(
+                address=address or "local",
+                namespace="outerloop",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
         _log_messages(False)
         reason = first_line(error)
@@ -74,6 +81,32 @@ def disconnect(owns_ray: bool) -> None:
     if owns_ray:
         ray.shutdown()
     _log_messages(False)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Leave SIGTERM to whom it belongs now, while Ray starts and after.
+
+    Ray puts handlers of its own there, in C++ and then in Python, which end the process with a
+    trace of addresses. Where its private function has another name, they stand until the block
+    ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler, theirs = signal.getsignal(signal.SIGTERM), getattr(ray_utils, RAY_TAKES, None)
+
+    def take_back(unwanted: object = None) -> None:
+        signal.signal(signal.SIGTERM, handler)
+
+    if theirs is not None:
+        setattr(ray_utils, RAY_TAKES, take_back)
+    try:
+        yield
+    finally:
+        if theirs is not None:
+            setattr(ray_utils, RAY_TAKES, theirs)
+        take_back()
 
 
 def _log_messages(wanted: bool) -> None:

@@ -17,10 +17,11 @@ class TaskFailedError(RunFailedError):
     """The tasks themselves fail: going on with the run would only fail again (exit code 1)."""
 
 
-class BadInputError(OuterloopError):
+class BadInputError(OuterloopError, ValueError):
     """What the user gave cannot be used (exit code 2).
 
-    The message names the file, key or value, what was expected and how to mend it.
+    The message names the file, key or value, what was expected and how to mend it. It is a
+    ValueError, so whatever catches those lets this one through first.
     """
 
     exit_code = 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,17 +13,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms import EpisodeLearner, InnerLoop, ParameterVector
-from algorithms.batch_norm import estimate_statistics, has_running_statistics
-from algorithms.episodic.learner import Predictor, check_support
+from algorithms.episodic.learner import Predictor
 from algorithms.types import Episode
 from pipeline.data.pictures import class_folders, decode_resized, file_picture
+from pipeline.estimator_inputs import class_labels, class_numbers, number_targets, prepared
 from pipeline.export import ExportedModel, read_exported
 from pipeline.learners import inner_optimizer
 from pipeline.tasks.episode_task import EpisodeTask
-from pipeline.tasks.shapes import Preparation
+from pipeline.worker import PRECISIONS
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -43,21 +45,30 @@ class FewShotEstimator:
     MAML, Leap or Reptile, and so on. Images are uint8 [n, H, W] or [n, H, W, C] with values from
     0 to 255, or floating point between 0 and 1, and are prepared as in meta-training.
 
+    A transductive model answers the queries of one `predict` together: the answer to a query
+    depends on the others. One by one, the same queries can get other answers.
+
+    An inner loop has the optimizer, steps, precision and batch-norm statistics of the meta-test.
+    Not the same are its minibatches, which are drawn from the experiment's seed alone, and that
+    examples are never augmented (`task.augment`).
+
     Attributes:
+        exported: what `load` read; never changed.
+        device: where `fit` and `predict` compute.
         classes_: after `fit`, the labels found, sorted; scores are in this order.
     """
 
+    classes_: NDArray[Any]
+
     def __init__(self, exported: ExportedModel, device: str = "cpu") -> None:
-        self._exported = exported
-        self._model = exported.model.to(device)
-        self._device = torch.device(device)
+        self.exported = exported
+        self.device = device
         self._answer: Predictor | None = None
-        self.classes_: NDArray[Any] = np.empty(0)
 
     @property
     def is_classifier(self) -> bool:
         """Whether it tells classes apart; else it predicts numbers."""
-        return self._exported.experiment.task.kind != "sinusoids"
+        return self.exported.experiment.task.kind != "sinusoids"
 
     def read_folder(self, folder: str | Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Return the pictures [n, …] of a folder that has a folder for each class, and their names.
@@ -75,36 +86,31 @@ class FewShotEstimator:
 
     def read_files(self, paths: Iterable[str | Path]) -> NDArray[np.uint8]:
         """Return pictures [n, …] from files, as `read_folder` does."""
-        wanted = self._exported.preparation
+        wanted = self.exported.preparation
         if not wanted.image_size:
             raise ValueError("this model takes numbers, not pictures")
-        return np.stack(
-            [
-                decode_resized(file_picture(Path(p), ""), wanted.image_size, wanted.channels)
-                for p in paths
-            ]
-        )
+        pictures = [
+            decode_resized(file_picture(Path(p), ""), wanted.image_size, wanted.channels)
+            for p in paths
+        ]
+        if not pictures:
+            raise ValueError("paths: expected one picture at least")
+        return np.stack(pictures)
 
     def fit(self, support_x: ArrayLike, support_y: ArrayLike) -> Self:
-        """Learn from examples [n, …] with labels of any kind [n], or with targets [n, D].
+        """Learn from examples [n, …] with labels, whole numbers or text, [n]; or targets [n, D].
 
         Raises ValueError, naming the argument, for what cannot be learned from.
         """
         inputs = self._prepare(support_x, "support_x")
-        labels = np.asarray(support_y)
-        if len(labels) != len(inputs):
-            raise ValueError(
-                f"support_y: expected {len(inputs)} labels, one for each example, got {len(labels)}"
-            )
         if not self.is_classifier:
-            self._answer = self._adapt(inputs, self._targets(labels), 0)
+            num_outputs = self.exported.num_outputs
+            targets = number_targets(support_y, len(inputs), num_outputs, "support_y")
+            self._answer = self._adapt(inputs, torch.from_numpy(targets), 0)
             return self
-        if labels.ndim != 1 or labels.dtype.kind == "f":
-            raise ValueError("support_y: expected one label (a whole number or text) an example")
-        self.classes_, numbers = np.unique(labels, return_inverse=True)
-        targets = torch.from_numpy(numbers.astype(np.int64)).to(self._device)
-        check_support(inputs, targets)
-        self._answer = self._adapt(inputs, targets, len(self.classes_))
+        classes, numbers = class_numbers(support_y, len(inputs), "support_y")
+        self._answer = self._adapt(inputs, torch.from_numpy(numbers), len(classes))
+        self.classes_ = classes
         return self
 
     def predict(self, query_x: ArrayLike) -> NDArray[Any]:
@@ -123,17 +129,20 @@ class FewShotEstimator:
         return belief
 
     def score(self, query_x: ArrayLike, query_y: ArrayLike) -> float:
-        """Return the share of queries whose label is right; for numbers, R²."""
-        truth, answers = np.asarray(query_y), self.predict(query_x)
+        """Return the share of queries whose label is right; for numbers, R² as scikit-learn's.
+
+        Raises ValueError, naming the argument, for what cannot be compared.
+        """
+        answers = self.predict(query_x)
         if self.is_classifier:
-            return float((answers == truth).mean())
-        truth = truth.reshape(answers.shape)
-        spread = float(np.square(truth - truth.mean(axis=0)).sum())
-        return 1.0 - float(np.square(truth - answers).sum()) / spread
+            return float((answers == class_labels(query_y, len(answers), "query_y")).mean())
+        return _r_squared(
+            number_targets(query_y, len(answers), answers.shape[1], "query_y"), answers
+        )
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return what the constructor takes, as scikit-learn's `clone` needs it."""
-        return {"exported": self._exported, "device": str(self._device)}
+        return {"exported": self.exported, "device": self.device}
 
     def set_params(self, **params: Any) -> Self:
         """Set what the constructor takes; ValueError for another name. Forgets what was fitted."""
@@ -143,82 +152,98 @@ class FewShotEstimator:
         FewShotEstimator.__init__(self, **{**self.get_params(), **params})
         return self
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._answer is not None
+
+    def __sklearn_tags__(self) -> Any:
+        # Only scikit-learn asks for them, so nobody else waits for its import.
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        is_classifier = self.is_classifier
+        return Tags(
+            estimator_type="classifier" if is_classifier else "regressor",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags() if is_classifier else None,
+            regressor_tags=None if is_classifier else RegressorTags(),
+            input_tags=InputTags(three_d_array=bool(self.exported.preparation.image_size)),
+        )
+
     def _scores(self, query_x: ArrayLike) -> NDArray[Any]:
         if self._answer is None:
-            raise NotFittedError("call fit(support_x, support_y) before predicting")
-        with torch.no_grad():
-            scores = self._answer(self._prepare(query_x, "query_x")).float().cpu()
-        return scores.numpy()[:, : len(self.classes_)] if self.is_classifier else scores.numpy()
+            raise _not_fitted("call fit(support_x, support_y) before predicting")
+        queries = self._prepare(query_x, "query_x")
+        with torch.no_grad(), _enough_to_normalise("query_x"):
+            scores = self._answer(queries).float().cpu().numpy()
+        return scores[:, : len(self.classes_)] if self.is_classifier else scores
 
     def _prepare(self, inputs: ArrayLike, name: str) -> Tensor:
-        return prepared(inputs, self._exported.preparation, name).to(self._device)
-
-    def _targets(self, targets: NDArray[Any]) -> Tensor:
-        columns = targets.reshape(len(targets), -1).astype(np.float32)
-        return torch.from_numpy(columns).to(self._device)
+        return prepared(inputs, self.exported.preparation, name).to(self.device)
 
     def _adapt(self, inputs: Tensor, targets: Tensor, num_ways: int) -> Predictor:
-        if isinstance(self._model, EpisodeLearner):
-            return self._model.adapt(inputs, targets)
-        return self._inner_loop(Episode(inputs, targets, inputs, targets, num_ways))
+        model = copy.deepcopy(self.exported.model).to(self.device)
+        targets = targets.to(self.device)
+        with _enough_to_normalise("support_x"):
+            if isinstance(model, EpisodeLearner):
+                return model.adapt(inputs, targets)
+            return self._inner_loop(model, Episode(inputs, targets, inputs, targets, num_ways))
 
-    def _inner_loop(self, episode: Episode) -> Predictor:
-        """Train a copy of the network on the support set, as the meta-test does."""
-        experiment = self._exported.experiment
-        model = copy.deepcopy(self._model)
-        num_outputs = experiment.task.num_ways
-        if experiment.task.kind == "episodes":
-            num_outputs = experiment.episodes.num_ways
-        if episode.num_ways > num_outputs:
+    def _inner_loop(self, model: nn.Module, episode: Episode) -> Predictor:
+        """Train `model` on the support set of `episode`; its queries are not looked at."""
+        experiment = self.exported.experiment
+        if episode.num_ways > self.exported.num_outputs:
             raise ValueError(
-                f"support_y: {episode.num_ways} classes, but the network has {num_outputs} outputs"
+                f"support_y: {episode.num_ways} classes, but the network has "
+                f"{self.exported.num_outputs} outputs"
             )
+        is_alphabet = experiment.task.kind == "alphabets"  # never transductive
         task = EpisodeTask(
             episode,
             seed=experiment.seed,
             batch_size=experiment.task.batch_size,
-            transductive=False,
+            transductive=experiment.evaluation.transductive and not is_alphabet,
         )
-        loop = InnerLoop(model, ParameterVector(model), task, inner_optimizer(experiment))
+        loop = InnerLoop(
+            model,
+            ParameterVector(model),
+            task,
+            inner_optimizer(experiment),
+            precision=PRECISIONS[experiment.inner.precision],
+        )
         loop.run(experiment.evaluation.num_steps)
-        if has_running_statistics(model):
-            estimate_statistics(model, [partial(model, episode.support_x)])
-        return model.eval()
+        return partial(task.answer, model)
 
 
-def prepared(inputs: ArrayLike, preparation: Preparation, name: str) -> Tensor:
-    """Return what a network takes: float32 [n, C, H, W] as in meta-training, or [n, D].
-
-    Args:
-        inputs: Images uint8 [n, H, W] or [n, H, W, C], or floating point from 0 to 1, also
-            [n, C, H, W]; for a network that takes numbers, [n] or [n, D].
-        preparation: Sizes and channel statistics that the network was trained with.
-        name: Of the argument, for an error.
-
-    Raises:
-        ValueError: The shape or a value is not what the network takes.
-    """
-    array = np.asarray(inputs)
-    if array.dtype.kind not in "uif" or array.ndim < 1 or not len(array):
-        raise ValueError(f"{name}: expected numbers [n, …], got {array.dtype} {list(array.shape)}")
-    values = torch.from_numpy(array.astype(np.float32))
-    if not torch.isfinite(values).all():
-        raise ValueError(f"{name}: has values that are not finite (NaN or infinite)")
-    if not preparation.image_size:
-        return values.reshape(len(values), -1)
-    side, channels = preparation.image_size, preparation.channels
-    if array.dtype == np.uint8:
-        values = values / 255
-    elif float(values.min()) < 0 or float(values.max()) > 1:
-        raise ValueError(f"{name}: expected uint8, or values from 0 to 1")
-    if values.ndim == 3:
-        values = values[..., None]
-    if values.ndim == 4 and values.shape[1:] == (side, side, channels):
-        values = values.permute(0, 3, 1, 2)
-    if values.shape[1:] != (channels, side, side):
+@contextmanager
+def _enough_to_normalise(name: str) -> Iterator[None]:
+    """Within the block, batch-norm that has too few examples of the argument `name` says so."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
         raise ValueError(
-            f"{name}: expected images of {side} by {side} pixels with {channels} channel(s), got "
-            f"shape {list(array.shape)}"
-        )
-    mean, std = (torch.tensor(v)[:, None, None] for v in (preparation.mean, preparation.std))
-    return ((values - mean) / std).contiguous(memory_format=torch.channels_last)
+            f"{name}: one example is too few, as this model normalises over all that are given "
+            "together; give two or more at once"
+        ) from None
+
+
+def _not_fitted(message: str) -> NotFittedError:
+    """Return an error that those catch too who know scikit-learn's alone, and so have loaded it."""
+    theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
+    if theirs is None:
+        return NotFittedError(message)
+    both: type[NotFittedError] = type("NotFittedError", (NotFittedError, theirs), {})
+    return both(message)
+
+
+def _r_squared(truth: NDArray[Any], answers: NDArray[Any]) -> float:
+    """Return the mean over outputs of R² = 1 − Σ (y − ŷ)² / Σ (y − ȳ)², of arrays [m, D].
+
+    Where all y are the same it is 1 if every answer is right, else 0.
+    """
+    truth = truth.astype(np.float64)
+    missed = np.square(truth - answers).sum(axis=0)
+    spread = np.square(truth - truth.mean(axis=0)).sum(axis=0)
+    varied = spread > 0
+    shares = np.where(varied, 1 - missed / np.where(varied, spread, 1), missed == 0)
+    return float(shares.mean())

@@ -171,7 +171,8 @@ class Evaluation:
             for curve in self.curves
         ]
         rest = {
-            key: getattr(self, key) for key in ("protocol", "method", "run_id", "learner", "split")
+            key: getattr(self, key)
+            for key in ("protocol", "method", "run_id", "learner", "split", "outer_step")
         }
         schema = CURVES_SCHEMA.with_metadata({METADATA: json_text(rest).encode()})
         _write_table(pa.Table.from_pylist(curves, schema=schema), folder / CURVES)

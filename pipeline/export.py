@@ -2,10 +2,10 @@
 
     model.safetensors   parameters and batch-norm statistics by name
     config.yaml         the resolved experiment
-    model.json          format version, SHA-256 of the weights, how inputs are prepared
+    model.json          format version, SHA-256 of the weights, sizes, how inputs are prepared
     README.md           what it is, how it was trained and tested, how to load it
 
-No part of it is a pickle.
+No part of it is a pickle, and to load it takes nothing else: no data set, no run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import nn
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment, load_experiment, to_yaml
 from pipeline.errors import BadInputError
-from pipeline.evaluation import Evaluation
 from pipeline.exported_weights import (
     ABOUT,
     FORMAT_VERSION,
@@ -32,9 +31,10 @@ from pipeline.exported_weights import (
 )
 from pipeline.files import atomic_folder, disk_errors
 from pipeline.messages import TaskSpec
+from pipeline.model_card import model_card
 from pipeline.network import build_network
 from pipeline.runs import RunFolder, json_text
-from pipeline.tasks.shapes import Preparation
+from pipeline.tasks.shapes import Preparation, TaskShape, task_shape
 from pipeline.workers import make_worker
 
 CONFIG, CARD = "config.yaml", "README.md"
@@ -47,6 +47,7 @@ class ExportedModel:
     experiment: Experiment
     model: nn.Module  # a learner of episodes, or the network that inner loops train
     preparation: Preparation
+    num_outputs: int  # of the network: classes, or targets of a regression
 
 
 def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
     here = {"workers": experiment.workers.model_copy(update={"device": "cpu", "threads": 1})}
     worker = make_worker(experiment.model_copy(update=here))
     step, name = checkpoint.step, experiment.algorithm.name
-    worker.prepare(TaskSpec(step, 0, 0, "val", step, 0, "evaluate", name), [checkpoint.params])
+    # As for a held-out task, so that an output layer that belonged to a training task is fresh.
+    worker.prepare(TaskSpec(step, 0, 0, "test", step, 0, "evaluate", name), [checkpoint.params])
     state = {key: value.contiguous().clone() for key, value in worker.model.state_dict().items()}
     weights = safetensors.torch.save(state)
     about = {
@@ -77,6 +79,7 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
         "algorithm": name,
         "outer_step": step,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "num_outputs": task_shape(experiment).num_outputs,
         "preparation": asdict(worker.family.preparation()),
     }
     with disk_errors(str(folder), "give another folder"):
@@ -85,7 +88,7 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
             (draft / WEIGHTS).write_bytes(weights)
             (draft / CONFIG).write_text(to_yaml(experiment), encoding="utf-8")
             (draft / ABOUT).write_text(json_text(about) + "\n", encoding="utf-8")
-            (draft / CARD).write_text(_card(run, experiment, step), encoding="utf-8")
+            (draft / CARD).write_text(model_card(run, experiment, step), encoding="utf-8")
     return about
 
 
@@ -98,60 +101,25 @@ def read_exported(folder: Path) -> ExportedModel:
     experiment = load_experiment(folder / CONFIG)
     # Its weights hold the encoder too; where that came from may be gone.
     model = experiment.model.model_copy(update={"pretrained": ""})
-    network, _ = build_network(experiment.model_copy(update={"model": model}))
+    preparation, num_outputs = _sizes(about, folder)
+    shape = TaskShape(preparation.channels, preparation.image_size, num_outputs)
+    network, _ = build_network(experiment.model_copy(update={"model": model}), shape=shape)
     load_weights(network, read_weights(folder), str(folder))
-    return ExportedModel(experiment, network.eval(), _preparation(about, folder))
+    return ExportedModel(experiment, network.eval(), preparation, num_outputs)
 
 
-def _preparation(about: dict[str, Any], folder: Path) -> Preparation:
+def _sizes(about: dict[str, Any], folder: Path) -> tuple[Preparation, int]:
+    """Return how inputs are prepared, and the number of outputs."""
     try:
         fields = about["preparation"]
-        return Preparation(
+        preparation = Preparation(
             image_size=int(fields["image_size"]),
             channels=int(fields["channels"]),
             mean=tuple(map(float, fields["mean"])),
             std=tuple(map(float, fields["std"])),
         )
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadInputError(f"{folder / ABOUT}: preparation: {error}; export again") from None
-
-
-def _card(run: RunFolder, experiment: Experiment, step: int) -> str:
-    """Return what a reader should know of the model, as Markdown."""
-    lines = [
-        f"# {experiment.name}: {experiment.algorithm.name}",
-        "",
-        experiment.description,
-        "",
-        f"- trained by outerloop, run `{run.run_id}`, outer step {step:,}",
-        f"- data: {experiment.data.name}; tasks: {experiment.task.kind}",
-        f"- options: {experiment.algorithm.options or 'default'}",
-        "- all settings: `config.yaml`",
-        "",
-        "## Meta-test",
-        "",
-    ]
-    try:
-        summary = Evaluation.from_parquet(run.evaluation).summary()
-    except BadInputError:
-        lines.append("None yet.")
-    else:
-        lines += ["| method | metric | mean | 95 % interval | tasks |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {method} | {metric} | {row['mean']:.4f} | ± {row['ci95']:.4f} | {row['tasks']} |"
-            for method, metrics in summary.items()
-            for metric, row in metrics.items()
-        ]
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from pipeline.estimator import load",
-        "",
-        'model = load("this folder").fit(support_x, support_y)',
-        "labels = model.predict(query_x)",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+        return preparation, int(about["num_outputs"])
+    except KeyError as error:
+        raise BadInputError(f"{folder / ABOUT}: has no {error}; export the run again") from None
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"{folder / ABOUT}: sizes: {error}; export the run again") from None

@@ -58,8 +58,11 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInputError(f"{where}: holds another network: {reason}") from None
+        # torch's first line is a title, the second the first tensor that does not fit.
+        reason = " ".join(str(error).splitlines()[1:2]).strip()[:200]
+        raise BadInputError(
+            f"{where}: holds another network than the section `model` describes: {reason}"
+        ) from None
 
 
 def encoder_weights(folder: Path) -> dict[str, Tensor]:

@@ -25,14 +25,17 @@ from pipeline.tasks.shapes import TaskShape, task_shape
 
 
 def build_network(
-    experiment: Experiment, device: torch.device | str = "cpu"
+    experiment: Experiment,
+    device: torch.device | str = "cpu",
+    shape: TaskShape | None = None,
 ) -> tuple[nn.Module, ParameterVector]:
     """Return what is learned, on `device`, and the flat vector that its parameters are views of.
 
     For a meta-learner of episodes that is the learner itself; for one that watches inner loops
-    it is the network that they train.
+    it is the network that they train. Without `shape` it is that of the experiment's tasks, whose
+    data set is then looked at.
     """
-    shape = task_shape(experiment)
+    shape = shape or task_shape(experiment)
     encoder = build_encoder(experiment, shape)
     model: nn.Module
     if is_episodic(experiment):

@@ -17,6 +17,7 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters
+from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
@@ -69,6 +70,12 @@ class RunSession:
         self._experiment = experiment
         stop.progress = LoggedProgress(progress, run.log)
         self._family = task_family(experiment, torch.device("cpu"))
+        data = self._data_digest("train")
+        if checkpoint is not None and checkpoint.meta.get("data", data) != data:
+            raise BadInputError(
+                f"run {run.run_id}: the data or their split are not what it was trained on; "
+                "restore them, or start a new run"
+            )
         self._uri = tracking_uri(experiment.tracking.uri, home())
         self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path)
         self._books = Books(
@@ -76,6 +83,7 @@ class RunSession:
             TrajectoryWriter(run.trajectories),
             self._tracker,
             Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
+            data,
         )
         self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
         version = checkpoint.step if checkpoint else 0
@@ -150,12 +158,16 @@ class RunSession:
         )
         splits: tuple[tuple[Split, str], ...] = (("train", "meta-training"), ("test", "meta-test"))
         for split, context in splits:
+            digest = self._data_digest(split)
             profile = self._family.profile(split)
-            # Which tasks are part of what was used: two splits of one data set differ.
-            digest = hashlib.sha256(f"{data.digest} {profile}".encode()).hexdigest()
             name = f"{data.name} {split}"
             self._tracker.log_dataset(name, digest, data.source, context, profile)
         self._tracker.log_artifact(self._run.config)
+
+    def _data_digest(self, split: Split) -> str:
+        """Return the SHA-256 of what a split is drawn from: two splits of one data set differ."""
+        drawn_from = f"{self._family.dataset.digest} {self._family.profile(split)}"
+        return hashlib.sha256(drawn_from.encode()).hexdigest()
 
     def _look_in_between(self, last: int) -> None:
         """Validate, where there are tasks for that, and mark the best; else meta-test."""

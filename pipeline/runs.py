@@ -205,6 +205,8 @@ class RunFolder:
             summary = json.loads(self.summary.read_bytes())
         except FileNotFoundError:
             return {}
+        except BadInputError:
+            raise
         except OSError as error:
             raise BadInputError(f"{self.summary}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError):

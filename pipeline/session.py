@@ -101,7 +101,8 @@ def evaluate(
 def _evaluate(
     run: RunFolder, baselines: Sequence[str] | None, progress: Progress, overrides: Sequence[str]
 ) -> tuple[Evaluation, Path]:
-    experiment = _overridden(run, overrides, TESTABLE, "a meta-test")
+    kept = _as_trained(run, overrides)
+    experiment = _overridden(run, overrides, TESTABLE, "a meta-test", kept)
     run.read_summary()  # a damaged one is refused before the work, not at its end
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
     if checkpoint is None:
@@ -176,15 +177,41 @@ def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, last: int) 
     return f"run {run.run_id} goes on from outer step {checkpoint.step} of {last}"
 
 
+def _spelled(keys: tuple[str, ...]) -> str:
+    """Return the keys, with a star where any that begin so are meant."""
+    return ", ".join(f"{key}*" if key[-1] in "._" else key for key in keys)
+
+
+def _as_trained(run: RunFolder, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that keep the sizes of meta-training episodes, if `overrides` change others.
+
+    Batch-norm statistics are taken over meta-training episodes: a test of other episodes must not
+    change them, and a size of 0 would follow the test.
+    """
+    if not any(text.startswith("episodes.num_") for text in overrides):
+        return []
+    episodes = run.read_experiment().episodes
+    sizes = {
+        "num_ways": episodes.train_num_ways or episodes.num_ways,
+        "num_shots": episodes.train_num_shots or episodes.num_shots,
+        "num_queries": episodes.train_num_queries or episodes.num_queries,
+    }
+    return [f"episodes.train_{key}={size}" for key, size in sizes.items()]
+
+
 def _overridden(
-    run: RunFolder, overrides: Sequence[str], keys: tuple[str, ...], what: str
+    run: RunFolder,
+    overrides: Sequence[str],
+    keys: tuple[str, ...],
+    what: str,
+    kept: Sequence[str] = (),
 ) -> Experiment:
-    """Return the run's experiment with overrides of `keys` alone."""
+    """Return the run's experiment with overrides of `keys` alone, and `kept`, which are ours."""
     for text in overrides:
         key = text.partition("=")[0]
         if not key.startswith(keys):
             raise BadInputError(
-                f"override '{redact(text)}': {what} can change {', '.join(keys)}; for anything "
-                "else start a new run"
+                f"override '{redact(text)}': {what} can change {_spelled(keys)}; for anything else "
+                "start a new run"
             )
-    return load_experiment(run.config, overrides)
+    return load_experiment(run.config, [*kept, *overrides])

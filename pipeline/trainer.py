@@ -52,6 +52,7 @@ class Books:
     trajectories: TrajectoryWriter
     metrics: MetricSink
     counters: Counters = field(default_factory=Counters)
+    data: str = ""  # SHA-256 of what is meta-trained on: a resumed run must find it again
 
 
 class Trainer:
@@ -116,7 +117,9 @@ class Trainer:
         self._books.metrics.sync()
         with self._books.checkpoints.draft(self.version) as draft:
             shards = self._backend.write_checkpoint(draft.folder, self.version)
-            draft.commit(shards, {"counters": asdict(self._books.counters)})
+            draft.commit(
+                shards, {"counters": asdict(self._books.counters), "data": self._books.data}
+            )
         self._saved_version = self.version
 
     def _save_on_the_way_out(self, reason: str) -> None:

@@ -34,6 +34,8 @@ def open_archive(path: Path, max_entry_bytes: int) -> Iterator[dict[str, Callabl
         with zipfile.ZipFile(path) as archive:
             entries = _checked(path, archive.infolist(), max_entry_bytes)
             yield {e.filename: _reader(path, archive, e) for e in entries}
+    except BadInputError:
+        raise
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         raise BadInputError(f"{path}: is no whole zip archive ({error})") from None
     except OSError as error:

@@ -18,7 +18,7 @@ from pipeline.data.pictures import (
 from pipeline.errors import BadInputError
 
 PREFIX = "folder:"
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 
 class ImageFolder(Dataset):
@@ -37,8 +37,8 @@ class ImageFolder(Dataset):
         width, height = size_of(first)
         if width != height:
             raise BadInputError(
-                f"{first.where}: {width} by {height} pixels; expected square pictures, all of one "
-                "size"
+                f"{first.where}: {width} by {height} pixels; to train on a folder its pictures "
+                "must be square and all of one size: crop and resize them first"
             )
         self.image_size = width
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.data.alphabets import Images
 from pipeline.data.image_classes import ClassSplit, ImageClasses, image_classes
@@ -117,11 +117,16 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
         }
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be read: {error.strerror}") from None
+    empty = [name for name, files in found.items() if not files]
+    if empty and len(empty) < len(found):
+        raise BadInputError(
+            f"{folder / empty[0]}: has no pictures; put PNG or JPEG files there, or remove it"
+        )
     if not any(found.values()):
         raise BadInputError(
             f"{folder}: has no pictures; expected a folder for each class, with PNG or JPEG files"
         )
-    return {name: files for name, files in found.items() if files}
+    return found
 
 
 def listing_digest(files: Iterable[Path]) -> str:
@@ -136,14 +141,12 @@ def listing_digest(files: Iterable[Path]) -> str:
 def decode_resized(picture: Picture, side: int, channels: int) -> Images:
     """Return the picture, its middle square resized: uint8 [side, side], or [side, side, 3].
 
-    Where one channel is wanted, ink or light is 255: a picture that is mostly light is taken for
-    ink on paper and turned over. BadInputError for what cannot be decoded.
+    It is taken as one sees it, on white paper where it is transparent. Where one channel is
+    wanted, ink or light is 255: a picture that is mostly light is taken for ink on paper and
+    turned over. BadInputError for what cannot be decoded.
     """
     with _opened(picture) as image:
-        try:
-            colour = image.convert("L" if channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadInputError(f"{picture.where}: cannot be decoded ({error})") from None
+        colour = _converted(image, "L" if channels == 1 else "RGB", picture.where)
     short = min(colour.size)
     left, top = (colour.width - short) // 2, (colour.height - short) // 2
     box = (left, top, left + short, top + short)
@@ -159,10 +162,25 @@ def _decode(picture: Picture, side: int) -> Images:
                 f"{picture.where}: {image.width} by {image.height} pixels; expected {side} by "
                 f"{side}"
             )
-        try:
-            return np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BadInputError(f"{picture.where}: cannot be decoded ({error})") from None
+        return np.asarray(_converted(image, "RGB", picture.where))
+
+
+def _converted(image: Image.Image, mode: str, where: str) -> Image.Image:
+    """Return `image` as one sees it, in `mode` L or RGB with 8 bits a channel.
+
+    Turned as its EXIF data say; what is transparent shows white paper; 16 bits of grey are scaled
+    down. BadInputError, `where` first, for what cannot be decoded.
+    """
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits: `convert` would cut off all above 255
+            image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert(mode)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInputError(f"{where}: cannot be decoded ({error})") from None
 
 
 def _opened(picture: Picture) -> Image.Image:

@@ -33,8 +33,10 @@ class EpisodeFamily:
         self._joint = is_joint(experiment)
         # Fixed episodes of the meta-test, in place of drawn ones.
         self._runs: list[Episode] = []
+        self._runs_digest = ""
         if experiment.episodes.test == "one-shot-runs":
-            self._runs = one_shot_episodes(load_one_shot_runs(), device)
+            runs = load_one_shot_runs()
+            self._runs, self._runs_digest = one_shot_episodes(runs, device), runs.digest
 
     @property
     def dataset(self) -> Source:
@@ -56,6 +58,14 @@ class EpisodeFamily:
 
     def profile(self, split: Split) -> dict[str, Any]:
         """Return what says which episodes these are."""
+        if split == "test" and self._runs:
+            return {
+                "episodes": len(self._runs),
+                "num_ways": self._runs[0].num_ways,
+                "num_shots": 1,
+                "num_queries": 1,
+                "one_shot_runs": self._runs_digest,
+            }
         return self._sampler.profile(split) | {"episodes": self.num_tasks(split) or "without end"}
 
     def preparation(self) -> Preparation:

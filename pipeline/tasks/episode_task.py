@@ -45,19 +45,25 @@ class EpisodeTask:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return loss, and for classification accuracy and error, on the queries."""
-        episode, was_training = self._episode, model.training
-        batch = episode.query_x if self._transductive else episode.support_x
-        try:
-            with statistics_from(model, [batch]), torch.no_grad():
-                predictions = model.eval()(episode.query_x).float()
-        finally:
-            model.train(was_training)
+        episode = self._episode
+        predictions = self.answer(model, episode.query_x)
         metrics = {"loss": float(query_loss(predictions, episode.query_y))}
         if episode.num_ways:
             wrong = predictions.argmax(dim=1) != episode.query_y
             error = float(wrong.double().mean())
             metrics |= {"accuracy": 1.0 - error, "error": error}
         return metrics
+
+    def answer(self, model: nn.Module, query_x: Tensor) -> Tensor:
+        """Return the outputs [Q, N or D] of the adapted `model` for queries [Q, …]."""
+        was_training = model.training
+        batch = query_x if self._transductive else self._episode.support_x
+        try:
+            with statistics_from(model, [batch]), torch.no_grad():
+                outputs: Tensor = model.eval()(query_x).float()
+        finally:
+            model.train(was_training)
+        return outputs
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the step alone says where the task stands."""

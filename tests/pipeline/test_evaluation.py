@@ -81,11 +81,12 @@ def test_divergence_as_the_worker_makes_it_is_no_chance_level(tmp_path):
 
 
 def test_files_give_the_same_evaluation_back(tmp_path):
-    before = run_of("leap", "run-1", learner={"outer.lr": 0.1, "algorithm.options": {"norm": True}})
+    learner = {"outer.lr": 0.1, "algorithm.options": {"norm": True}}
+    before = replace(run_of("leap", "run-1", learner=learner), split="val", outer_step=7)
     before.to_parquet(tmp_path / "evaluation")
     after = Evaluation.from_parquet(tmp_path / "evaluation")
     assert after.summary() == before.summary()
-    for name in ("protocol", "learner", "method", "run_id"):
+    for name in ("protocol", "learner", "method", "run_id", "split", "outer_step"):
         assert getattr(after, name) == getattr(before, name)
     for one, other in zip(before.curves, after.curves, strict=True):
         np.testing.assert_array_equal(one.losses, other.losses)

@@ -178,6 +178,15 @@ def test_a_run_with_a_damaged_file_is_listed_as_such_among_the_others(name, cont
     assert states == {whole.run_id: "unfinished", damaged.run_id: "damaged"}
 
 
+def test_bad_input_is_a_value_error_and_the_reason_is_kept(monkeypatch):
+    run = RunFolder.create(EXPERIMENT)
+    run.write_summary({"final": {}})
+    monkeypatch.setattr("pipeline.runs.MAX_SUMMARY_BYTES", 3)
+    with pytest.raises(ValueError, match=r"summary\.json: larger than 3 bytes") as caught:
+        run.read_summary()
+    assert isinstance(caught.value, BadInputError)
+
+
 def test_a_run_with_a_damaged_configuration_says_how_many_steps_are_kept():
     run = RunFolder.create(EXPERIMENT)
     run.config.write_text("meta: [")

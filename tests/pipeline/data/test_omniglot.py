@@ -189,8 +189,14 @@ def test_bomb_of_many_entries_is_refused(tmp_path, monkeypatch):
     with pytest.raises(BadInputError, match="unpacks to 1200000"), open_archive(path, 65536):
         pass
     monkeypatch.setattr("pipeline.data.archives.MAX_ENTRIES", 19)
-    with pytest.raises(BadInputError, match="20 entries"), open_archive(path, 65536):
+    with pytest.raises(BadInputError, match=r"a\.zip: 20 entries"), open_archive(path, 65536):
         pass
+
+
+def test_what_is_wrong_with_a_whole_archive_is_not_said_to_be_its_packing(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"1.png": b"x"})
+    with pytest.raises(BadInputError, match=r"^a drawing is missing$"), open_archive(path, 65536):
+        raise BadInputError("a drawing is missing")
 
 
 def test_entry_that_lies_about_its_size_is_refused(tmp_path, small_omniglot):
