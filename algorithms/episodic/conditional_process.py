@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
+from algorithms.episodic.checks import check_examples, check_targets
 from algorithms.episodic.features import class_means, full_precision, vectors
-from algorithms.episodic.learner import EpisodeLearner, Predictor, check_examples, check_targets
+from algorithms.episodic.learner import EpisodeLearner, Predictor
 from algorithms.episodic.options import check_count
 from algorithms.types import Encoder, Episode, EpisodeResult
 

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from algorithms.episodic.learner import (
-    EpisodeLearner,
-    Predictor,
-    batch_statistics,
-    check_examples,
-    check_targets,
-)
+from algorithms.episodic.checks import check_examples, check_targets
+from algorithms.episodic.learner import EpisodeLearner, Predictor, batch_statistics
 from algorithms.episodic.options import check_switch
 from algorithms.episodic.support_statistics import SupportStatistics
 from algorithms.types import Encoder

@@ -13,7 +13,7 @@ from torch import Tensor
 import algorithms
 from algorithms import EPISODE_LEARNERS, EpisodeLearner, ParameterVector
 from algorithms.baselines import initial_parameters
-from algorithms.episodic.learner import check_support
+from algorithms.episodic.checks import check_support
 from algorithms.models.passed import Passed
 from algorithms.types import Encoder, Episode
 from tests.algorithms.episodes import (
