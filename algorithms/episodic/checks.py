@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 
-def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = None) -> int:
+def check_support(
+    support_x: Tensor,
+    support_y: Tensor,
+    num_ways: int | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> int:
     """Return N, the number of classes of a support set that comes from outside.
+
+    Each example is of `shape`, if given; N is `num_ways`, if given.
 
     Raises:
         ValueError: names `support_x` or `support_y`, and what was expected of it.
     """
-    check_examples("support_x", support_x)
+    check_examples("support_x", support_x, shape)
     if support_y.shape != (len(support_x),):
         raise ValueError(
             f"support_y: expected {len(support_x)} labels, one for each example, got shape "
@@ -44,13 +51,15 @@ def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = N
     return expected
 
 
-def check_targets(support_x: Tensor, support_y: Tensor, num_targets: int) -> None:
+def check_targets(
+    support_x: Tensor, support_y: Tensor, num_targets: int, shape: tuple[int, ...] | None = None
+) -> None:
     """Refuse a regression's support set from outside that cannot be learned from.
 
     Raises:
         ValueError: names `support_x` or `support_y`, and what was expected of it.
     """
-    check_examples("support_x", support_x)
+    check_examples("support_x", support_x, shape)
     expected = (len(support_x), num_targets)
     if support_y.shape != expected:
         raise ValueError(
@@ -91,5 +100,5 @@ def naming_a_single_example(name: str, inputs: Tensor) -> Iterator[None]:
             raise
         raise ValueError(
             f"{name}: a batch-norm cannot normalise a single example by its own statistics; "
-            "expected two at least, or a learner that is not transductive"
+            "expected two at least (or, of queries, a learner that is not transductive)"
         ) from None

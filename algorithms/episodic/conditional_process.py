@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from algorithms.episodic.checks import check_examples, check_targets
+from algorithms.episodic.checks import check_targets
 from algorithms.episodic.features import class_means, full_precision, vectors
 from algorithms.episodic.learner import EpisodeLearner, Predictor
 from algorithms.episodic.options import check_count
@@ -111,8 +111,7 @@ class ConditionalRegressor(ConditionalProcess):
 
     def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
         """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
-        check_examples("support_x", support_x, self._input_shape)
-        check_targets(support_x, support_y, self.num_outputs)
+        check_targets(support_x, support_y, self.num_outputs, self._input_shape)
 
     @full_precision
     def _represent(self, features: Tensor, targets: Tensor) -> Tensor:

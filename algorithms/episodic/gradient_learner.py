@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from algorithms.episodic.checks import check_examples, check_targets
+from algorithms.episodic.checks import check_targets
 from algorithms.episodic.learner import EpisodeLearner, Predictor, batch_statistics
 from algorithms.episodic.options import check_switch
 from algorithms.episodic.support_statistics import SupportStatistics
@@ -66,8 +66,7 @@ class GradientLearner(EpisodeLearner):
         """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
         if not self.regression:
             return super().check_task(support_x, support_y)
-        check_examples("support_x", support_x, self._input_shape)
-        return check_targets(support_x, support_y, self.num_outputs)
+        return check_targets(support_x, support_y, self.num_outputs, self._input_shape)
 
     def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Return the adapted network; in evaluation mode nothing of it can be differentiated.

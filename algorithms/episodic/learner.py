@@ -94,8 +94,8 @@ class EpisodeLearner(nn.Module, ABC):
 
     def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
         """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
-        check_examples("support_x", support_x, self._input_shape)
-        check_support(support_x, support_y, None if self.any_way else self.num_outputs)
+        num_ways = None if self.any_way else self.num_outputs
+        check_support(support_x, support_y, num_ways, self._input_shape)
 
     @property
     def _input_shape(self) -> tuple[int, ...] | None:
