@@ -99,6 +99,6 @@ def naming_a_single_example(name: str, inputs: Tensor) -> Iterator[None]:
         if len(inputs) != 1 or "per channel" not in str(error):
             raise
         raise ValueError(
-            f"{name}: a batch-norm cannot normalise a single example by its own statistics; "
-            "expected two at least (or, of queries, a learner that is not transductive)"
+            f"{name}: one example is too few for a batch-norm to take statistics of; expected two "
+            "at least (or, of queries, a learner that is not transductive)"
         ) from None
