@@ -31,4 +31,4 @@ class PerceptronEncoder(nn.Sequential, Encoder):
         for before, after in zip(sizes, widths, strict=False):
             layers += [nn.Linear(before, after), nn.ReLU()]
         super().__init__(*layers)
-        self.feature_shape = (widths[-1],)
+        self.input_shape, self.feature_shape = (in_features,), (widths[-1],)
