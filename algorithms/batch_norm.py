@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,14 @@ def estimate_statistics(model: nn.Module, passes: Iterable[Callable[[], object]]
 
     Each pass is a call that runs the model, in training mode, on a batch of its own. The mode is
     left as it was; parameters do not change.
+
+    Raises:
+        ValueError: there are no `passes`, so nothing to take statistics of.
     """
+    runs = iter(passes)
+    first = next(runs, None)
+    if first is None:
+        raise ValueError("passes: expected at least one, to take batch-norm statistics of")
     norms, was_training = _norms(model), model.training
     momenta = [norm.momentum for norm in norms]
     try:
@@ -53,7 +61,7 @@ def estimate_statistics(model: nn.Module, passes: Iterable[Callable[[], object]]
             norm.momentum = None  # a plain average over the batches
         model.train()
         with torch.no_grad():
-            for run in passes:
+            for run in chain((first,), runs):
                 run()
     finally:
         model.train(was_training)

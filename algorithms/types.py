@@ -80,9 +80,17 @@ class TrajectoryLearner(Protocol):
 
 
 class Encoder(nn.Module):
-    """A module that maps inputs [B, …] to features [B, *feature_shape]."""
+    """A module that maps inputs [B, …] to features [B, *feature_shape].
+
+    Attributes:
+        feature_shape: the shape of an example's features.
+        input_shape: the shape of an example. Learners refuse others in evaluation mode. None (or
+            no such attribute) leaves it open, as for networks that take images of any size:
+            then queries need only be shaped as the support set is.
+    """
 
     feature_shape: tuple[int, ...]
+    input_shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

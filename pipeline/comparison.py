@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve
 from pipeline.method_labels import distinct_labels
@@ -129,7 +130,7 @@ def _baselines(evaluations: Sequence[Evaluation]) -> dict[tuple[str, int], list[
     for evaluation in evaluations:
         for method in evaluation.methods:
             if method != evaluation.method:
-                is_shared = evaluation.protocol.get("task.kind", "alphabets") == "alphabets"
+                is_shared = evaluation.protocol.get("task.kind") not in EPISODE_KINDS
                 label = method if is_shared else f"{method} ({evaluation.method})"
                 curves = _stamped(evaluation, method, label)
                 kept.setdefault((label, evaluation.seed), curves)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from algorithms import EpisodeLearner, InnerLoop, ParameterVector
 from algorithms.episodic.learner import Predictor
 from algorithms.types import Episode
+from pipeline.config_learning import EPISODE_KINDS
 from pipeline.data.pictures import class_folders, decode_resized, file_picture
 from pipeline.estimator_inputs import class_labels, class_numbers, number_targets, prepared
 from pipeline.export import ExportedModel, read_exported
@@ -195,12 +196,12 @@ class FewShotEstimator:
                 f"support_y: {episode.num_ways} classes, but the network has "
                 f"{self.exported.num_outputs} outputs"
             )
-        is_alphabet = experiment.task.kind == "alphabets"  # never transductive
+        of_episodes = experiment.task.kind in EPISODE_KINDS  # never transductive
         task = EpisodeTask(
             episode,
             seed=experiment.seed,
             batch_size=experiment.task.batch_size,
-            transductive=experiment.evaluation.transductive and not is_alphabet,
+            transductive=experiment.evaluation.transductive and of_episodes,
         )
         loop = InnerLoop(
             model,

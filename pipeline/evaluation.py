@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from algorithms.scoring import area_under_curve, confidence_interval_95
 from pipeline.config import field_rows
+from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
 from pipeline.learners import is_transductive
@@ -52,7 +53,13 @@ CURVES_SCHEMA = pa.schema(
 # and so is the network that it trains; a learner of episodes brings its own of both.
 PROTOCOL_SECTIONS = ("model.", "task.", "inner.")
 EPISODE_SECTIONS = ("episodes.",)
-PROTOCOL_KEYS = ("data.name", "seed", "evaluation.num_steps", "evaluation.repeats")
+PROTOCOL_KEYS = (
+    "data.name",
+    "datasets.image_size",
+    "seed",
+    "evaluation.num_steps",
+    "evaluation.repeats",
+)
 EPISODE_KEYS = ("data.name", "seed", "task.kind", "evaluation.repeats")
 # How episodes are drawn in meta-training, and how the work was cut up.
 EPISODE_LEARNER_KEYS = (
@@ -64,7 +71,13 @@ EPISODE_LEARNER_KEYS = (
     "episodes.num_val",
 )
 # How the initialisation was learned, and how the work was cut up: no part of the meta-test.
-LEARNER_KEYS = ("inner.num_steps", "inner.segment_steps", "data.num_train_tasks")
+LEARNER_KEYS = (
+    "inner.num_steps",
+    "inner.epochs",
+    "inner.segment_steps",
+    "data.num_train_tasks",
+    "datasets.names",
+)
 LEARNER_SECTIONS = ("algorithm.", "outer.")
 LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
 
@@ -209,7 +222,7 @@ def protocol_of(
     `profile` says of episodes what they are drawn from.
     """
     rows = {key: value for key, value, _ in field_rows(experiment)}
-    if experiment.task.kind == "alphabets":
+    if experiment.task.kind not in EPISODE_KINDS:
         kept = {
             key: value
             for key, value in rows.items()
@@ -232,7 +245,7 @@ def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
     """Return how `experiment` learns in `outer_steps`, its seed apart; and how it answers."""
     keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
     sections: tuple[str, ...] = LEARNER_SECTIONS
-    if experiment.task.kind != "alphabets":
+    if experiment.task.kind in EPISODE_KINDS:
         keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps")
         sections += ("model.", "inner.")
     settings = {
@@ -240,7 +253,7 @@ def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
         for key, value, _ in field_rows(experiment)
         if key in keys or key.startswith(sections)
     }
-    if experiment.task.kind != "alphabets":
+    if experiment.task.kind in EPISODE_KINDS:
         settings["transductive"] = is_transductive(experiment)
     # What was done, not what was planned: a run that has not ended can be meta-tested too.
     return settings | {"meta.num_steps": outer_steps}

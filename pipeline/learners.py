@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import signature
+from functools import partial
 from typing import Any
 
 import algorithms
 from algorithms import EpisodeLearner, InnerOptimizer, find_learner
+from algorithms.models.passed import Passed
 from algorithms.types import Encoder, TrajectoryLearner
 from pipeline.config import Experiment
 
@@ -32,7 +33,11 @@ def trajectory_learner(experiment: Experiment) -> TrajectoryLearner:
 
 def episode_learner(experiment: Experiment, encoder: Encoder, num_outputs: int) -> EpisodeLearner:
     """Return the meta-learner of episodes around `encoder`, with `num_outputs` ways or targets."""
-    make: Callable[..., Any] = find_learner(experiment.algorithm.name)
+    found = find_learner(experiment.algorithm.name)
+    make: Callable[..., Any] = found
+    for_either = algorithms.is_episodic(found) and len(found.kinds) > 1
+    if for_either and experiment.task.kind == "sinusoids":
+        make = partial(make, regression=True)
     learner: EpisodeLearner = make(encoder, num_outputs, **experiment.algorithm.options)
     return learner
 
@@ -54,6 +59,5 @@ def is_transductive(experiment: Experiment) -> bool:
     """Return whether the queries of an episode are answered together."""
     if not is_episodic(experiment):
         return experiment.evaluation.transductive
-    options = experiment.algorithm.options
-    parameter = signature(find_learner(experiment.algorithm.name)).parameters["transductive"]
-    return bool(options.get("transductive", parameter.default))
+    # Options together decide, and only the learner knows how; one around nothing will tell.
+    return episode_learner(experiment, Passed((2, 4, 4)), 2).transductive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config import Experiment
+from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, learner_of, protocol_of
 from pipeline.learners import is_transductive
@@ -39,7 +40,7 @@ def model_card(run: RunFolder, experiment: Experiment, outer_step: int) -> str:
         "```",
         "",
     ]
-    if experiment.task.kind != "alphabets" and is_transductive(experiment):
+    if experiment.task.kind in EPISODE_KINDS and is_transductive(experiment):
         lines += [
             "It answers the queries of one `predict` together: the answer to a query depends on "
             "the others.",

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config_learning import EPISODE_KINDS
+
 
 def tested_on(protocol: Mapping[str, Any]) -> str:
     """Return what tasks a meta-test of `protocol` (`evaluation.protocol_of`) is on."""
     kind = protocol.get("task.kind", "alphabets")
     if kind == "alphabets":
         return f"{protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
+    if kind == "datasets":
+        held_out = ", ".join(protocol["test_tasks"])
+        return f"{held_out}, {protocol['evaluation.num_steps']:,} inner steps"
     shots = f"{protocol['episodes.num_shots']}-shot"
     if kind == "sinusoids":
         return f"sinusoids, {shots}"
@@ -19,11 +24,11 @@ def tested_on(protocol: Mapping[str, Any]) -> str:
 
 
 def episode_conditions(protocol: Mapping[str, Any], learner: Mapping[str, Any]) -> list[str]:
-    """Return what else a figure on episodes depends on; nothing for alphabets.
+    """Return what else a figure on episodes depends on; nothing for other tasks.
 
     `learner` is what `evaluation.learner_of` says; empty for several at once.
     """
-    if protocol.get("task.kind", "alphabets") == "alphabets":
+    if protocol.get("task.kind") not in EPISODE_KINDS:
         return []
     words = []
     if protocol["episodes.test"] == "drawn":

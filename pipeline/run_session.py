@@ -188,10 +188,11 @@ class RunSession:
         version = self._trainer.version if version is None else version
         count = self._family.num_tasks(split)
         names = [self._family.task_name(split, i) for i in range(count)]
+        profile = self._family.profile(split)
         return Evaluation(
             curves=tuple(self._trainer.meta_test([own, *baselines], count, split, version)),
             protocol=protocol_of(
-                self._experiment, names, self._family.dataset.digest, self._family.profile(split)
+                self._experiment, names, profile.get("sha256", self._family.dataset.digest), profile
             ),
             method=own,
             run_id=self._run.run_id,

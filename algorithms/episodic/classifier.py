@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from algorithms.episodic.features import class_means, full_precision, vectors
-from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, query_loss
-from algorithms.episodic.metric import check_positive
+from algorithms.episodic.learner import EpisodeLearner, Predictor, query_loss
+from algorithms.episodic.options import check_positive
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 HEADS = ("linear", "cosine")
@@ -69,18 +69,26 @@ class Classifier(EpisodeLearner):
         self.adaptation, self.penalty = adaptation, penalty
         self.head = (nn.Linear if head == "linear" else CosineHead)(num_features, num_outputs)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+    def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
+        """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
+        if len(support_x):
+            super().check_task(support_x, support_y)
+
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Learn new classes, any number of them; an empty support set stands for the old ones."""
         if not len(support_x):
-            return lambda query_x: self._classify(query_x)
-        num_ways = check_support(support_x, support_y)
-        support = self._directions(support_x)
-        if self.adaptation == "class_means":
-            weight = COSINE_SCALE * normalize(class_means(support, support_y, num_ways), dim=1)
-            bias = weight.new_zeros(num_ways)
-        else:
-            weight, bias = fit_logistic_regression(support, support_y, num_ways, self.penalty)
-        return lambda query_x: linear(self._directions(query_x), weight, bias)
+            return self._classify
+        weight, bias = self._output_layer(self._directions(support_x), support_y)
+        return lambda query_x: self._outputs(self._directions(query_x), weight, bias)
+
+    @full_precision
+    def _output_layer(self, support: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights [N, F] and biases [N] for new classes, from features [S, F]."""
+        num_ways = int(support_y.max()) + 1
+        if self.adaptation == "logistic_regression":
+            return fit_logistic_regression(support, support_y, num_ways, self.penalty)
+        weight = COSINE_SCALE * normalize(class_means(support, support_y, num_ways), dim=1)
+        return weight, weight.new_zeros(num_ways)
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the loss of the output layer on the queries.
@@ -103,6 +111,10 @@ class Classifier(EpisodeLearner):
     def _score(self, features: Tensor) -> Tensor:
         scores: Tensor = self.head(features)
         return scores
+
+    @full_precision
+    def _outputs(self, directions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear(directions, weight, bias)
 
     def _directions(self, inputs: Tensor) -> Tensor:
         return normalize(vectors(self.encode(inputs)), dim=1)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
+from algorithms.episodic.checks import check_targets
 from algorithms.episodic.features import class_means, full_precision, vectors
-from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support, check_targets
-from algorithms.episodic.metric import check_count
+from algorithms.episodic.learner import EpisodeLearner, Predictor
+from algorithms.episodic.options import check_count
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 
@@ -57,11 +58,9 @@ class ConditionalProcess(EpisodeLearner):
         self.point = _perceptron(num_features + from_targets, width, width, width)
         self.decoder = _perceptron(num_features + num_representations * width, width, width, law)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Keep the representation of a support set; queries are answered from it alone."""
-        if not self.training:
-            self._check(support_x, support_y)
-        return self.predictor(support_x, support_y, self._condition)
+        return self.feature_predictor(support_x, support_y, self._condition)
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the mean negative log-likelihood of all targets of the episode."""
@@ -87,10 +86,6 @@ class ConditionalProcess(EpisodeLearner):
         """Return how many numbers h sees of a target, how many means r holds, and g's outputs."""
 
     @abstractmethod
-    def _check(self, support_x: Tensor, support_y: Tensor) -> None:
-        """Raise ValueError for a support set that cannot be learned from."""
-
-    @abstractmethod
     def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return r, one vector, of a support set's features [S, F] and targets."""
 
@@ -114,8 +109,9 @@ class ConditionalRegressor(ConditionalProcess):
     def _sizes(self) -> tuple[int, int, int]:
         return self.num_outputs, 1, 2 * self.num_outputs
 
-    def _check(self, support_x: Tensor, support_y: Tensor) -> None:
-        check_targets(support_x, support_y, self.num_outputs)
+    def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
+        """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
+        check_targets(support_x, support_y, self.num_outputs, self._input_shape)
 
     @full_precision
     def _represent(self, features: Tensor, targets: Tensor) -> Tensor:
@@ -143,9 +139,6 @@ class ConditionalClassifier(ConditionalProcess):
 
     def _sizes(self) -> tuple[int, int, int]:
         return 0, self.num_outputs, self.num_outputs
-
-    def _check(self, support_x: Tensor, support_y: Tensor) -> None:
-        check_support(support_x, support_y, self.num_outputs)
 
     @full_precision
     def _represent(self, features: Tensor, targets: Tensor) -> Tensor:

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from algorithms.episodic.learner import (
-    EpisodeLearner,
-    Predictor,
-    batch_statistics,
-    check_support,
-    check_targets,
-)
+from algorithms.episodic.checks import check_targets
+from algorithms.episodic.learner import EpisodeLearner, Predictor, batch_statistics
+from algorithms.episodic.options import check_switch
 from algorithms.episodic.support_statistics import SupportStatistics
 from algorithms.types import Encoder
 
@@ -35,8 +31,12 @@ class GradientLearner(EpisodeLearner):
     uses_running_statistics = False
     kinds = frozenset({"classification", "regression"})
 
-    def __init__(self, encoder: Encoder, num_outputs: int, transductive: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, num_outputs: int, transductive: bool, regression: bool
+    ) -> None:
         super().__init__(encoder, num_outputs, transductive)
+        check_switch("regression", regression)
+        self.regression = regression
         self.head = nn.Linear(math.prod(encoder.feature_shape), num_outputs)
 
     @abstractmethod
@@ -62,19 +62,28 @@ class GradientLearner(EpisodeLearner):
             outputs: Tensor = functional_call(self, params, (inputs,))
         return outputs
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+    def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
+        """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
+        if not self.regression:
+            return super().check_task(support_x, support_y)
+        return check_targets(support_x, support_y, self.num_outputs, self._input_shape)
+
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Return the adapted network; in evaluation mode nothing of it can be differentiated.
 
         Raises:
-            ValueError: the support set cannot be learned from (looked for in evaluation mode).
+            ValueError: `support_y` is of another type than a regression's targets, or labels.
         """
-        if not self.training:
-            if support_y.is_floating_point():
-                check_targets(support_x, support_y, self.num_outputs)
-            else:
-                check_support(support_x, support_y, self.num_outputs)
-        support_x = _for_convolutions(support_x)
-        with torch.set_grad_enabled(self.training):
+        if support_y.is_floating_point() != self.regression:
+            kind = "floating-point targets" if self.regression else "integer labels"
+            raise ValueError(
+                f"support_y: expected {kind}, got {support_y.dtype}; this learner was made with "
+                f"regression={self.regression}"
+            )
+        # Inner steps need gradients, of tensors that inference mode did not make.
+        with torch.inference_mode(False), torch.set_grad_enabled(self.training):
+            support_x, support_y = _usable(support_x), _usable(support_y)
+            support_x = _for_convolutions(support_x)
             params = self.learn(support_x, support_y)
         together = self.normalises_together or not _has_batch_norm(self.encoder)
         return partial(self._answer, None if together else support_x, params, self.training)
@@ -89,6 +98,11 @@ class GradientLearner(EpisodeLearner):
             inputs = _for_convolutions(torch.cat([support_x, query_x]))
             with SupportStatistics(len(support_x)):
                 return self.outputs(inputs, params)[len(support_x) :]
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """Return `tensor`, or a copy if autograd could not use it."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _has_batch_norm(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from algorithms.episodic.gradient_learner import GradientLearner, Params
 from algorithms.episodic.learner import query_loss
-from algorithms.episodic.metric import check_count, check_switch
+from algorithms.episodic.options import check_count, check_switch
 from algorithms.parameters import learned_parameters
 from algorithms.types import Encoder
 
@@ -39,6 +39,7 @@ class LearnedOptimizer(GradientLearner):
     Args:
         encoder: Maps inputs to features, which are flattened.
         num_outputs: Outputs of the linear head: N ways, or D targets of a regression.
+        regression: Whether support sets have targets, learned by their mean squared error.
         num_steps: Inner steps T, each on the whole support set.
         hidden_size: Width of the first layer of the LSTM.
         first_order: Take the gradients and losses of the inner steps as constants, as in the
@@ -53,13 +54,14 @@ class LearnedOptimizer(GradientLearner):
         self,
         encoder: Encoder,
         num_outputs: int,
+        regression: bool = False,
         *,
         num_steps: int = 5,
         hidden_size: int = 20,
         first_order: bool = True,
         transductive: bool = False,
     ) -> None:
-        super().__init__(encoder, num_outputs, transductive)
+        super().__init__(encoder, num_outputs, transductive, regression)
         check_count("num_steps", num_steps)
         check_count("hidden_size", hidden_size)
         check_switch("first_order", first_order)

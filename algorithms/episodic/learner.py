@@ -1,16 +1,19 @@
-"""What every learner of episodes offers, and what it checks of a user's support set."""
+"""What every learner of episodes offers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from algorithms.episodic.checks import check_examples, check_support, naming_a_single_example
+from algorithms.episodic.options import check_count, check_switch
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 Predictor = Callable[[Tensor], Tensor]
@@ -22,7 +25,8 @@ class EpisodeLearner(nn.Module, ABC):
     All its parameters that are not frozen are shared across tasks, and trained by `episode_loss`.
     Constructors take the encoder and the number of outputs (N ways, or D targets of a
     regression), then the paper's options as keywords; they raise ValueError or TypeError, with
-    the option's name and a colon first, for an option that is out of range.
+    the option's name and a colon first, for an option that is out of range. Between them stands
+    `regression`, false by default, in a learner of which one can be made for either kind.
 
     Attributes:
         encoder: maps inputs to features.
@@ -34,7 +38,8 @@ class EpisodeLearner(nn.Module, ABC):
         any_way: whether the number of ways may change from episode to episode.
         ordered: whether the order of the support set changes the answers.
         relabels: whether exchanging two classes' labels exchanges their scores, and no more.
-        kinds: the kinds of episodes that it can learn.
+        kinds: the kinds of episodes that it can learn; with both, a learner is made for one of
+            them (`regression`).
         uses_running_statistics: whether batch-norm's running statistics enter the answers of one
             that is not transductive.
         wants_pretrained: whether its encoder was trained before and stays as it is.
@@ -52,24 +57,51 @@ class EpisodeLearner(nn.Module, ABC):
 
     def __init__(self, encoder: Encoder, num_outputs: int, transductive: bool) -> None:
         super().__init__()
-        if not isinstance(transductive, bool):
-            raise TypeError(f"transductive: expected true or false, got {transductive!r}")
+        check_count("num_outputs", num_outputs)
+        check_switch("transductive", transductive)
         self.encoder = encoder
         self.num_outputs = num_outputs
         self.transductive = transductive
 
-    @abstractmethod
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Learn the task of a support set and return a function that answers its queries.
 
         The function maps query_x [Q, …] to scores [Q, N] (their softmax is the belief), or to
-        targets [Q, D], and leaves the learner's parameters and buffers as they are. In training
-        mode its answers can be differentiated with respect to the learner's parameters.
+        targets [Q, D]. The learner's parameters stay as they are. In evaluation mode so do its
+        buffers, and no gradient flows through what was learned from the support set; in training
+        mode answers can be differentiated with respect to the learner's parameters, and
+        batch-norms' running statistics may follow the inputs.
 
         Args:
             support_x: [S, …], what the encoder takes.
             support_y: int64 labels [S], each of 0 … N − 1 at least once; or targets [S, D].
+
+        Raises:
+            ValueError: names `support_x`, `support_y` or, from the function, `query_x`, and what
+                was expected. In training mode values are not looked at: a GPU would wait.
         """
+        if not self.training:
+            self.check_task(support_x, support_y)
+        quiet = nullcontext() if self.training else torch.no_grad()
+        with quiet, naming_a_single_example("support_x", support_x):
+            predict = self.predictor(support_x, support_y)
+        shape = None if self.training else self._input_shape or tuple(support_x.shape[1:])
+        return partial(_answer, predict, shape)
+
+    @abstractmethod
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+        """Return `adapt`'s function, without its checks: what a learner is written as."""
+
+    def check_task(self, support_x: Tensor, support_y: Tensor) -> None:
+        """Raise ValueError, naming the argument, for a support set that cannot be learned from."""
+        num_ways = None if self.any_way else self.num_outputs
+        check_support(support_x, support_y, num_ways, self._input_shape)
+
+    @property
+    def _input_shape(self) -> tuple[int, ...] | None:
+        # An encoder of a user's own need not say.
+        shape: tuple[int, ...] | None = getattr(self.encoder, "input_shape", None)
+        return shape
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Return the encoder's features [B, *feature_shape] of `inputs` [B, …].
@@ -87,7 +119,7 @@ class EpisodeLearner(nn.Module, ABC):
         features = self.encode(torch.cat([support_x, query_x]))
         return features[: len(support_x)], features[len(support_x) :]
 
-    def predictor(
+    def feature_predictor(
         self, support_x: Tensor, support_y: Tensor, condition: Callable[[Tensor, Tensor], Predictor]
     ) -> Predictor:
         """Return a predictor that encodes, given what to do with features.
@@ -117,6 +149,14 @@ class EpisodeLearner(nn.Module, ABC):
         return EpisodeResult(query_loss(predictions, episode.query_y), predictions)
 
 
+def _answer(predict: Predictor, shape: tuple[int, ...] | None, query_x: Tensor) -> Tensor:
+    """Return `predict`'s answers to queries, which are looked at if their `shape` is given."""
+    if shape is not None:
+        check_examples("query_x", query_x, shape)
+    with naming_a_single_example("query_x", query_x):
+        return predict(query_x)
+
+
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Within the block, batch-norms of `module` normalise by their batch; running ones stay."""
@@ -139,62 +179,3 @@ def query_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         return mse_loss(predictions, targets)
     return cross_entropy(predictions, targets)
-
-
-def check_support(support_x: Tensor, support_y: Tensor, num_ways: int | None = None) -> int:
-    """Return N, the number of classes of a support set that comes from outside.
-
-    Raises:
-        ValueError: names `support_x` or `support_y`, and what was expected of it.
-    """
-    _check_examples(support_x)
-    if support_y.shape != (len(support_x),):
-        raise ValueError(
-            f"support_y: expected {len(support_x)} labels, one for each example, got shape "
-            f"{_shape(support_y)}"
-        )
-    if support_y.is_floating_point() or support_y.is_complex() or support_y.dtype is torch.bool:
-        raise ValueError(f"support_y: expected integer labels, got {support_y.dtype}")
-    lowest, highest = int(support_y.min()), int(support_y.max())
-    if lowest < 0:
-        raise ValueError(f"support_y: labels count from 0, got {lowest}")
-    if num_ways is not None and highest >= num_ways:
-        raise ValueError(f"support_y: label {highest}, but there are {num_ways} ways")
-    expected = highest + 1 if num_ways is None else num_ways
-    counts = torch.bincount(support_y.long(), minlength=expected).tolist()
-    absent = [label for label, count in enumerate(counts) if not count]
-    if absent:
-        raise ValueError(
-            f"support_y: no example of class {', '.join(map(str, absent[:10]))}; each of the "
-            f"{expected} classes needs one at least"
-        )
-    return expected
-
-
-def check_targets(support_x: Tensor, support_y: Tensor, num_targets: int) -> None:
-    """Refuse a regression's support set from outside that cannot be learned from.
-
-    Raises:
-        ValueError: names `support_x` or `support_y`, and what was expected of it.
-    """
-    _check_examples(support_x)
-    expected = (len(support_x), num_targets)
-    if support_y.shape != expected:
-        raise ValueError(
-            f"support_y: expected targets {list(expected)}, got shape {_shape(support_y)}"
-        )
-    if not support_y.is_floating_point():
-        raise ValueError(f"support_y: expected floating-point targets, got {support_y.dtype}")
-    if not torch.isfinite(support_y).all():
-        raise ValueError("support_y: has values that are not finite (NaN or infinite)")
-
-
-def _check_examples(support_x: Tensor) -> None:
-    if support_x.ndim < 2 or len(support_x) == 0:
-        raise ValueError(f"support_x: expected examples [S, …], got shape {_shape(support_x)}")
-    if not torch.isfinite(support_x).all():
-        raise ValueError("support_x: has values that are not finite (NaN or infinite)")
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from algorithms.episodic.gradient_learner import GradientLearner, Params
 from algorithms.episodic.inner_rates import LEARNED_RATES, InnerRates
 from algorithms.episodic.learner import batch_statistics, query_loss
-from algorithms.episodic.metric import check_count, check_positive, check_switch
+from algorithms.episodic.options import check_count, check_positive, check_switch
 from algorithms.parameters import learned_parameters
 from algorithms.types import Encoder
 
@@ -32,6 +32,7 @@ class MAML(GradientLearner):
     Args:
         encoder: Maps inputs to features, which are flattened.
         num_outputs: Outputs of the linear head: N ways, or D targets of a regression.
+        regression: Whether support sets have targets, learned by their mean squared error.
         lr: Rate of the inner steps; 0.4 is the paper's for 5-way Omniglot, 0.01 for sinusoids.
         num_steps: Inner steps in meta-training.
         eval_num_steps: Inner steps in evaluation.
@@ -50,6 +51,7 @@ class MAML(GradientLearner):
         self,
         encoder: Encoder,
         num_outputs: int,
+        regression: bool = False,
         *,
         lr: float = 0.4,
         num_steps: int = 1,
@@ -59,7 +61,7 @@ class MAML(GradientLearner):
         learned_lr: str = "none",
         transductive: bool = True,
     ) -> None:
-        super().__init__(encoder, num_outputs, transductive)
+        super().__init__(encoder, num_outputs, transductive, regression)
         check_positive("lr", lr)
         check_count("num_steps", num_steps)
         check_count("eval_num_steps", eval_num_steps)

@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from algorithms.episodic.features import full_precision
-from algorithms.episodic.metric import (
-    MetricLearner,
-    check_count,
-    check_positive,
-    check_switch,
-    log_sums,
-)
+from algorithms.episodic.metric import MetricLearner, log_sums
+from algorithms.episodic.options import check_count, check_positive, check_switch
 from algorithms.types import Encoder
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from algorithms.episodic.features import full_precision, one_hot, vectors
-from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
-from algorithms.episodic.metric import check_count
+from algorithms.episodic.learner import EpisodeLearner, Predictor
+from algorithms.episodic.options import check_count, check_share
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 
@@ -87,7 +87,7 @@ class MemoryNetwork(EpisodeLearner):
             transductive: Whether batch-norm uses the statistics of the queries.
 
         Raises:
-            TypeError: a size is no whole number.
+            TypeError: an option is no number.
             ValueError: an option is out of range.
         """
         super().__init__(encoder, num_outputs, transductive)
@@ -97,8 +97,7 @@ class MemoryNetwork(EpisodeLearner):
         check_count("num_reads", num_reads)
         if num_reads > memory_slots:
             raise ValueError(f"num_reads: {num_reads}, but memory_slots is {memory_slots}")
-        if not 0 <= usage_decay <= 1:
-            raise ValueError(f"usage_decay: expected 0 to 1, got {usage_decay}")
+        check_share("usage_decay", usage_decay)
         self.memory_slots, self.memory_size, self.num_reads = memory_slots, memory_size, num_reads
         self.usage_decay = usage_decay
         reads = num_reads * memory_size
@@ -108,11 +107,9 @@ class MemoryNetwork(EpisodeLearner):
         self.gates = nn.Linear(controller_size, num_reads)
         self.scores = nn.Linear(controller_size + reads, num_outputs)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Read the support set in its order; each query is then the next example."""
-        if not self.training:
-            check_support(support_x, support_y, self.num_outputs)
-        return self.predictor(support_x, support_y, self._after)
+        return self.feature_predictor(support_x, support_y, self._after)
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return, in training mode, the mean loss of support set and queries as one sequence."""

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from algorithms.episodic.learner import (
-    EpisodeLearner,
-    Predictor,
-    batch_statistics,
-    check_support,
-    query_loss,
-)
+from algorithms.episodic.features import one_hot
+from algorithms.episodic.learner import EpisodeLearner, Predictor, batch_statistics, query_loss
 from algorithms.types import Episode, EpisodeResult
 
 
@@ -44,20 +40,13 @@ class MetricLearner(EpisodeLearner):
         """Return the loss (shape []) of `compare`'s scores [Q, N], given the labels [Q]."""
         return query_loss(scores, query_y)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
-        """Return a function that compares queries with this support set.
-
-        Raises:
-            ValueError: the support set cannot be learned from, or its images or those of the
-                queries (`support_x`, `query_x`) have the wrong size.
-        """
-        num_ways = check_support(support_x, support_y)
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+        """Return a function that compares queries with this support set."""
+        num_ways = int(support_y.max()) + 1
         if self.training or self.transductive:
-            return lambda query_x: self._answer_together(support_x, support_y, num_ways, query_x)
-        support = self._encode_as("support_x", support_x)
-        return lambda query_x: self.compare(
-            support, support_y, num_ways, self._encode_as("query_x", query_x)
-        )
+            return partial(self._answer_together, support_x, support_y, num_ways)
+        support = self.encode(support_x)
+        return lambda query_x: self.compare(support, support_y, num_ways, self.encode(query_x))
 
     def episode_loss(self, episode: Episode) -> EpisodeResult:
         """Return the loss of the scores of the queries, and the scores.
@@ -77,51 +66,19 @@ class MetricLearner(EpisodeLearner):
     def _answer_together(
         self, support_x: Tensor, support_y: Tensor, num_ways: int, query_x: Tensor
     ) -> Tensor:
-        if query_x.shape[1:] != support_x.shape[1:]:
-            raise ValueError(
-                f"query_x: expected shape [Q, {', '.join(map(str, support_x.shape[1:]))}] as in "
-                f"the support set, got {list(query_x.shape)}"
-            )
         with batch_statistics(self):
-            features = self._encode_as("support_x", torch.cat([support_x, query_x]))
+            features = self.encode(torch.cat([support_x, query_x]))
             support, query = features.tensor_split([len(support_x)])
             return self.compare(support, support_y, num_ways, query)
 
-    def _encode_as(self, name: str, inputs: Tensor) -> Tensor:
-        features = self.encode(inputs)
-        if features.shape[1:] != self.encoder.feature_shape:
-            raise ValueError(
-                f"{name}: examples of shape {list(inputs.shape[1:])} give features of shape "
-                f"{list(features.shape[1:])}; the encoder was made for examples that give "
-                f"{list(self.encoder.feature_shape)}"
-            )
-        return features
-
 
 def log_sums(logits: Tensor, labels: Tensor, num_ways: int) -> Tensor:
-    """Return [Q, N]: the log of the sum of exp(`logits` [Q, S]) over the examples of each class."""
-    classes = torch.arange(num_ways, device=labels.device)
-    others = labels[:, None] != classes  # [S, N]
-    return logits[:, :, None].masked_fill(others, -math.inf).logsumexp(dim=1)
+    """Return [Q, N]: the log of the sum of exp(`logits` [Q, S]) over the examples of each class.
 
-
-def check_positive(name: str, value: float) -> None:
-    """Raise TypeError or ValueError, naming the option, unless `value` is positive and finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise TypeError or ValueError, naming the option, unless `value` is a whole number ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected 1 or more, got {value}")
-
-
-def check_switch(name: str, value: bool) -> None:
-    """Raise TypeError, naming the option, unless `value` is true or false."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected true or false, got {value!r}")
+    The sum over a class is of exp(logit − the class's largest one), so that none underflows.
+    """
+    places = labels.expand_as(logits)
+    largest = logits.new_full((len(logits), num_ways), -math.inf)
+    largest = largest.scatter_reduce(1, places, logits.detach(), "amax")
+    shares = (logits - largest.gather(1, places)).exp()
+    return (shares @ one_hot(labels, num_ways, logits)).log() + largest

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from algorithms.episodic.features import class_means, full_precision
-from algorithms.episodic.metric import MetricLearner, check_positive
+from algorithms.episodic.metric import MetricLearner
+from algorithms.episodic.options import check_positive
 from algorithms.types import Encoder
 
 DISTANCES = ("euclidean", "cosine")

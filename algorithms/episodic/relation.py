@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, logsigmoid, mse_loss
 
 from algorithms.episodic.features import one_hot, widen
-from algorithms.episodic.metric import MetricLearner, check_count
+from algorithms.episodic.metric import MetricLearner
+from algorithms.episodic.options import check_count
 from algorithms.models.conv import ConvBlock
 from algorithms.types import Encoder
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from algorithms.episodic.features import full_precision, one_hot, widen
-from algorithms.episodic.metric import MetricLearner, check_switch, log_sums
+from algorithms.episodic.features import full_precision, one_hot
+from algorithms.episodic.metric import MetricLearner, log_sums
+from algorithms.episodic.options import check_switch
 from algorithms.types import Encoder, Episode, EpisodeResult
 
 
@@ -51,40 +52,54 @@ class SiameseNetwork(MetricLearner):
     @full_precision
     def compare(self, support: Tensor, support_y: Tensor, num_ways: int, query: Tensor) -> Tensor:
         """Return the log of the mean belief [Q, N] that a query is of a class's examples' kind."""
-        logits = self._pair_logits(query.flatten(1), support.flatten(1))
-        counts = one_hot(support_y, num_ways, logits).sum(dim=0)
-        return log_sums(logsigmoid(logits), support_y, num_ways) - counts.log()
+        logits = self._pair_logits(query.flatten(1)[:, None], support.flatten(1))
+        return class_beliefs(logits, support_y, num_ways)
 
     def features_loss(self, episode: Episode, support: Tensor, query: Tensor) -> EpisodeResult:
         """Return the loss of the pairs, and the scores of the queries."""
-        examples = widen(torch.cat([support, query]).flatten(1))
-        with torch.autocast(examples.device.type, enabled=False):
-            logits = self._pair_logits(examples, examples)
         labels = torch.cat([episode.support_y, episode.query_y])
-        scores = self.compare(support, episode.support_y, episode.num_ways, query)
-        return EpisodeResult(pair_loss(logits, labels, self.balanced), scores)
+        features = torch.cat([support, query]).flatten(1)
+        return self._pairs_loss(features, labels, len(support), episode.num_ways)
+
+    @full_precision
+    def _pairs_loss(
+        self, features: Tensor, labels: Tensor, num_support: int, num_ways: int
+    ) -> EpisodeResult:
+        """Compare each pair of `features` [S + Q, F] once; scores are of those with the first S."""
+        count = len(labels)
+        first, second = torch.triu_indices(count, count, offset=1, device=labels.device)
+        logits = self._pair_logits(
+            features.index_select(0, first), features.index_select(0, second)
+        )
+        loss = pair_loss(logits, labels[first] == labels[second], self.balanced)
+        table = logits.new_zeros(count, count).index_put((second, first), logits)
+        scores = class_beliefs(table[num_support:, :num_support], labels[:num_support], num_ways)
+        return EpisodeResult(loss, scores)
 
     def _pair_logits(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return log p / (1 − p) [A, B] for each pair of `first` [A, F] and `second` [B, F]."""
-        differences = (first[:, None] - second).abs()
-        logits: Tensor = self.similarity(differences).squeeze(2)
+        """Return log p / (1 − p) [·] of pairs `first` [·, F] and `second` [·, F], as broadcast."""
+        logits: Tensor = self.similarity((first - second).abs()).squeeze(-1)
         return logits
 
 
-def pair_loss(logits: Tensor, labels: Tensor, balanced: bool) -> Tensor:
-    """Return the mean binary cross-entropy (shape []) of the pairs i ≠ j.
+def class_beliefs(logits: Tensor, support_y: Tensor, num_ways: int) -> Tensor:
+    """Return [Q, N]: the log of the mean of σ(`logits` [Q, S]) over the examples of each class."""
+    counts = one_hot(support_y, num_ways, logits).sum(dim=0)
+    return log_sums(logsigmoid(logits), support_y, num_ways) - counts.log()
+
+
+def pair_loss(logits: Tensor, same: Tensor, balanced: bool) -> Tensor:
+    """Return the mean binary cross-entropy (shape []) of pairs of examples.
 
     Args:
-        logits: [B, B], of the belief that examples i and j are of one class.
-        labels: int64 [B].
+        logits: [·], of the belief that the two of a pair are of one class.
+        same: bool [·], whether they are.
         balanced: whether the mean is that of the means of both kinds of pair.
     """
-    same = (labels[:, None] == labels).to(logits.dtype)
-    pairs = 1 - torch.eye(len(labels), dtype=logits.dtype, device=logits.device)
-    losses = binary_cross_entropy_with_logits(logits, same, reduction="none")
+    alike = same.to(logits.dtype)
+    losses = binary_cross_entropy_with_logits(logits, alike, reduction="none")
     if not balanced:
-        return (losses * pairs).sum() / pairs.sum()
-    alike, unlike = same * pairs, 1 - same
+        return losses.mean()
     # An episode with a single class has no unlike pairs: their sum is then 0, and so is the mean.
-    means = [(losses * kind).sum() / kind.sum().clamp(min=1) for kind in (alike, unlike)]
+    means = [(losses * kind).sum() / kind.sum().clamp(min=1) for kind in (alike, 1 - alike)]
     return (means[0] + means[1]) / 2

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from algorithms.episodic.features import class_means, full_precision, vectors
-from algorithms.episodic.learner import EpisodeLearner, Predictor, check_support
-from algorithms.episodic.metric import check_count, check_positive
+from algorithms.episodic.learner import EpisodeLearner, Predictor
+from algorithms.episodic.options import check_count, check_positive
 from algorithms.types import Encoder
 
 
@@ -32,7 +32,8 @@ class SIB(EpisodeLearner):
     but ξ sees it.
 
     All queries are answered together. `num_steps=0` is the ablation that answers each by itself
-    from θ⁰; it is what `transductive=False` means here, and has no ξ.
+    from θ⁰; it is what `transductive=False` means here (and is not transductive, whatever that
+    option says), and has no ξ.
 
     The encoder is put into evaluation mode for good, its parameters are frozen, and its
     batch-norms keep the statistics that they have: give it trained ones. An encoder that hands
@@ -69,15 +70,13 @@ class SIB(EpisodeLearner):
         super().__init__(encoder, num_outputs, transductive)
         num_steps = (3 if transductive else 0) if num_steps is None else num_steps
         hidden_size = 8 * num_outputs if hidden_size is None else hidden_size
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int):
-            raise TypeError(f"num_steps: expected a whole number, got {num_steps!r}")
-        if num_steps < 0:
-            raise ValueError(f"num_steps: expected 0 or more, got {num_steps}")
+        check_count("num_steps", num_steps, at_least=0)
         if num_steps and not transductive:
             raise ValueError(f"num_steps: {num_steps} steps on the queries need transductive=True")
         check_positive("lr", lr)
         check_count("hidden_size", hidden_size)
         self.num_steps, self.lr = num_steps, lr
+        self.transductive = num_steps > 0
         _freeze(encoder)
         self.feature_scale = nn.Parameter(torch.ones(torch.Size(encoder.feature_shape).numel()))
         self.scale = nn.Parameter(torch.tensor(10.0))
@@ -98,10 +97,8 @@ class SIB(EpisodeLearner):
         self.encoder.eval()
         return self
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         """Take θ⁰ from the support set; the predictor refines it on its queries."""
-        if not self.training:
-            check_support(support_x, support_y, self.num_outputs)
         support = self._directions(support_x)
         return lambda query_x: self._answer(support, support_y, self._directions(query_x))
 

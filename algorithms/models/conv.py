@@ -95,6 +95,7 @@ class ConvEncoder(nn.Sequential, Encoder):
                 for i in range(num_blocks)
             )
         )
+        self.input_shape = (in_channels, image_size, image_size)
         self.feature_shape = (num_filters, size, size)
 
 

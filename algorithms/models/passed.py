@@ -12,7 +12,7 @@ class Passed(Encoder):
 
     def __init__(self, feature_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.feature_shape = feature_shape
+        self.input_shape = self.feature_shape = feature_shape
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `features`."""

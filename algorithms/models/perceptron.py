@@ -26,7 +26,7 @@ class PerceptronEncoder(nn.Sequential, Encoder):
 
     def __init__(self, in_features: int = 1, widths: Sequence[int] = (40, 40)) -> None:
         super().__init__(*_layers(in_features, widths, nn.ReLU))
-        self.feature_shape = (widths[-1],)
+        self.input_shape, self.feature_shape = (in_features,), (widths[-1],)
 
 
 class TanhEncoder(nn.Sequential, Encoder):
@@ -45,7 +45,7 @@ class TanhEncoder(nn.Sequential, Encoder):
 
     def __init__(self, in_features: int, widths: Sequence[int] = (64, 64)) -> None:
         super().__init__(*_layers(in_features, widths, nn.Tanh))
-        self.feature_shape = (widths[-1],)
+        self.input_shape, self.feature_shape = (in_features,), (widths[-1],)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -7,6 +7,7 @@ is one data set, seen for an epoch or a number of steps.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,8 @@ class DatasetFamily:
                     f"task.batch_size={experiment.task.batch_size}: data set '{name}' has "
                     f"{len(found.train.rows)} images to train on"
                 )
-        digests = "\n".join(f"{name} {self._sets[name].digest}" for name in sorted(self._sets))
         self.dataset = DatasetPool(
-            name="datasets",
-            source=", ".join(config.names),
-            digest=hashlib.sha256(digests.encode()).hexdigest(),
+            name="datasets", source=", ".join(config.names), digest=self._digest(config.names)
         )
 
     def num_tasks(self, split: Split) -> int:
@@ -61,9 +59,9 @@ class DatasetFamily:
         return len(self._names[split])
 
     def profile(self, split: Split) -> dict[str, Any]:
-        """Return what says which data sets these are: their number and names."""
+        """Return what says which data sets these are: their number, names and content."""
         names = self._names[split]
-        return {"tasks": len(names), "names": ", ".join(names)}
+        return {"tasks": len(names), "names": ", ".join(names), "sha256": self._digest(names)}
 
     def task_name(self, split: Split, task_id: int) -> str:
         """Return the name of a data set."""
@@ -95,6 +93,10 @@ class DatasetFamily:
             batch_size=self._experiment.task.batch_size,
             device=self._device,
         )
+
+    def _digest(self, names: Iterable[str]) -> str:
+        digests = "\n".join(f"{name} {self._sets[name].digest}" for name in sorted(names))
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     def _set(self, split: Split, task_id: int) -> ImageSet:
         return self._sets[self._names[split][task_id]]

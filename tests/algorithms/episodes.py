@@ -43,11 +43,15 @@ def sinusoid_episode(
     return Episode(x[:num_shots], y[:num_shots], x[num_shots:], y[num_shots:], num_ways=0)
 
 
-def image_encoder(side: int = 8, seed: int = 0, batch_norm: bool = True) -> Encoder:
+def image_encoder(
+    side: int = 8, seed: int = 0, batch_norm: bool = True, pool_first: bool = True
+) -> Encoder:
     """Two blocks of four filters in float64; features [4, side // 4, side // 4]."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = ConvEncoder(1, side, num_filters=4, num_blocks=2, batch_norm=batch_norm)
+        encoder = ConvEncoder(
+            1, side, num_filters=4, num_blocks=2, batch_norm=batch_norm, pool_first=pool_first
+        )
     return encoder.double()
 
 

@@ -6,21 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms.types import Encoder
-
 # Shots of each class: any number of ways, uneven.
 shots = st.lists(st.integers(1, 4), min_size=2, max_size=5)
-
-
-class FlatEncoder(Encoder):
-    """Features are the inputs, so a comparison can be followed by hand."""
-
-    def __init__(self, *feature_shape: int) -> None:
-        super().__init__()
-        self.feature_shape = feature_shape
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs
 
 
 def draw_features(num_shots: list[int], num_queries: int, *shape: int, seed: int = 0):

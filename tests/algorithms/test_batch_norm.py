@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from algorithms.batch_norm import statistics_from
+from algorithms.batch_norm import estimate_statistics, statistics_from
 
 
 def model():
@@ -45,3 +45,11 @@ def test_a_model_without_batch_norm_sees_no_batch():
     network = nn.Linear(3, 4)
     with statistics_from(network, iter([torch.full((1, 3), float("nan"))])):
         pass
+
+
+def test_statistics_of_nothing_are_refused_and_the_old_ones_stay():
+    network = model()
+    network[1].running_mean.fill_(7.0)
+    with pytest.raises(ValueError, match="passes: expected at least one"):
+        estimate_statistics(network, [])
+    assert (network[1].running_mean == 7).all()

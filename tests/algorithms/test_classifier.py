@@ -8,19 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from algorithms.episodic.classifier import Classifier, CosineHead, fit_logistic_regression
-from algorithms.types import Encoder
+from algorithms.models.passed import Passed
 from tests.algorithms.episodes import image_encoder, image_episode
-
-
-class Identity(Encoder):
-    feature_shape = (9,)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
 
 
 def make_learner(num_classes: int = 3, **options) -> Classifier:
@@ -47,7 +39,7 @@ def test_the_cosine_head_s_scores_are_scaled_cosines():
 
 
 def test_new_classes_are_told_apart_by_cosine_to_their_means():
-    learner = Classifier(Identity(), 64).double()
+    learner = Classifier(Passed((9,)), 64).double()
     x, y, queries = (
         torch.randn(8, 9).double(),
         torch.arange(4).repeat(2),
@@ -66,7 +58,7 @@ def test_new_classes_are_told_apart_by_cosine_to_their_means():
 def test_one_example_of_a_new_class_is_recognised_whatever_the_number_of_ways(
     adaptation, num_ways, seed
 ):
-    learner = Classifier(Identity(), 64, adaptation=adaptation).double()
+    learner = Classifier(Passed((9,)), 64, adaptation=adaptation).double()
     x = torch.randn(num_ways, 9, generator=torch.Generator().manual_seed(seed)).double()
     with torch.no_grad():
         scores = learner.adapt(x, torch.arange(num_ways))(x)

@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms import EPISODE_LEARNERS, EpisodeLearner, ParameterVector, capture_buffers
+import algorithms
+from algorithms import EPISODE_LEARNERS, EpisodeLearner, ParameterVector
 from algorithms.baselines import initial_parameters
-from algorithms.episodic.learner import check_support
-from algorithms.types import Episode
+from algorithms.episodic.checks import check_support
+from algorithms.models.passed import Passed
+from algorithms.types import Encoder, Episode
 from tests.algorithms.episodes import (
     image_encoder,
     image_episode,
@@ -26,10 +30,16 @@ KINDS = {
 CASES = [(name, kind) for name, maker in EPISODE_LEARNERS.items() for kind in sorted(maker.kinds)]
 # Whose paper takes part of the gradient as zero; with these options nothing is left out.
 WHOLE_GRADIENT = {"learned_optimizer": {"first_order": False}}
+# Whose own convolutions or output layer run in bfloat16 under autocast, as the encoder does.
+HALF_PRECISION = {"learned_optimizer", "maml", "relation"}
+
+shots_of_three = st.lists(st.integers(1, 4), min_size=3, max_size=3)
 
 
 def make_learner(name: str, kind: str = "classification", **options) -> EpisodeLearner:
     make_encoder, _, num_outputs = KINDS[kind]
+    if kind == "regression" and len(EPISODE_LEARNERS[name].kinds) > 1:
+        options["regression"] = True
     torch.manual_seed(1)
     return EPISODE_LEARNERS[name](make_encoder(), num_outputs, **options).double()
 
@@ -42,6 +52,16 @@ def answers(learner: EpisodeLearner, episode: Episode) -> Tensor:
     return learner.adapt(episode.support_x, episode.support_y)(episode.query_x).detach()
 
 
+def uneven_episode(kind: str, shots: list[int], seed: int) -> Episode:
+    """Return an episode whose three classes have these shots; a regression, so many points."""
+    if kind == "regression":
+        return sinusoid_episode(num_shots=sum(shots), seed=seed)
+    episode = image_episode(num_shots=max(shots), seed=seed)
+    places = [(episode.support_y == k).nonzero()[:count, 0] for k, count in enumerate(shots)]
+    kept = torch.cat(places)
+    return replace(episode, support_x=episode.support_x[kept], support_y=episode.support_y[kept])
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 class TestEveryLearner:
     def test_loss_is_a_finite_scalar_and_there_is_an_answer_for_each_query(self, name, kind):
@@ -52,13 +72,18 @@ class TestEveryLearner:
         assert result.predictions.shape == (len(episode.query_x), KINDS[kind][2])
 
     def test_the_loss_reaches_every_parameter(self, name, kind):
+        """But for a convolution's bias, which the mean of the batch-norm after it takes out."""
         learner = make_learner(name, kind)
         vector = ParameterVector(learner, dtype=torch.float64)
         for seed in range(3):
             learner.episode_loss(make_episode(kind, seed)).loss.backward()
         assert vector.is_bound(learner)
         for slot in vector.layout:
-            assert vector.grads[slot.offset : slot.end].abs().max() > 0, slot.name
+            largest = vector.grads[slot.offset : slot.end].abs().max()
+            if slot.name.endswith("conv.bias"):
+                assert largest < 1e-12, slot.name
+            else:
+                assert largest > 1e-7, slot.name
 
     def test_the_gradient_of_the_loss_is_right(self, name, kind):
         """Against finite differences along random directions."""
@@ -101,25 +126,34 @@ class TestEveryLearner:
         alone = torch.cat([predict(query[None]).detach() for query in episode.query_x])
         torch.testing.assert_close(together, alone)
 
-    def test_the_order_of_the_support_set_does_not_matter(self, name, kind):
-        learner, episode = make_learner(name, kind).eval(), make_episode(kind)
+    @settings(deadline=None, max_examples=8)
+    @given(shots=shots_of_three, seed=st.integers(0, 1000), data=st.data())
+    def test_the_order_of_the_support_set_does_not_matter(self, name, kind, shots, seed, data):
+        learner = make_learner(name, kind).eval()
         if learner.ordered:
             pytest.skip(f"{name} reads the support set in order")
-        order = torch.randperm(len(episode.support_x), generator=torch.Generator().manual_seed(5))
+        episode = uneven_episode(kind, shots, seed)
+        order = data.draw(st.permutations(range(len(episode.support_x))))
         shuffled = replace(
             episode, support_x=episode.support_x[order], support_y=episode.support_y[order]
         )
         torch.testing.assert_close(answers(learner, shuffled), answers(learner, episode))
 
-    def test_exchanging_labels_exchanges_scores(self, name, kind):
-        if kind == "regression":
-            pytest.skip("targets are no labels")
-        learner, episode = make_learner(name, kind).eval(), make_episode(kind)
+    @settings(deadline=None, max_examples=8)
+    @given(shots=shots_of_three, seed=st.integers(0, 1000), new=st.permutations(range(3)))
+    def test_exchanging_labels_exchanges_scores(self, name, kind, shots, seed, new):
+        """Of learners with an output layer, after its rows are exchanged likewise."""
+        learner = make_learner(name, kind).eval()
+        if kind == "regression" or not (learner.relabels or hasattr(learner, "learn")):
+            pytest.skip("targets are no labels, or each label has parameters of its own")
+        episode, new = uneven_episode(kind, shots, seed), torch.tensor(new)
+        expected = answers(learner, episode)
         if not learner.relabels:
-            pytest.skip(f"{name} has parameters of its own for each label")
-        new = torch.tensor([2, 0, 1])
+            with torch.no_grad():
+                for rows in learner.head.parameters():
+                    rows[new] = rows.clone()
         renamed = replace(episode, support_y=new[episode.support_y])
-        torch.testing.assert_close(answers(learner, renamed)[:, new], answers(learner, episode))
+        torch.testing.assert_close(answers(learner, renamed)[:, new], expected)
 
     def test_its_start_can_be_drawn_from_a_seed(self, name, kind):
         learner = make_learner(name, kind)
@@ -155,11 +189,66 @@ class TestEveryLearner:
         with pytest.raises((TypeError, ValueError), match="transductive: expected true or false"):
             make_learner(name, kind, transductive="no")
 
-    def test_buffers_stay_through_evaluation(self, name, kind):
+    def test_adapting_keeps_no_graph_of_the_support_set(self, name, kind):
+        learner, episode = make_learner(name, kind, transductive=False).eval(), make_episode(kind)
+        if hasattr(learner, "learn"):
+            pytest.skip(f"{name} takes gradients of the support set's loss")
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda saved: saved):
+            learner.adapt(episode.support_x, episode.support_y)
+        assert not kept
+
+    def test_inference_mode_changes_no_answer(self, name, kind):
         learner, episode = make_learner(name, kind).eval(), make_episode(kind)
-        before = capture_buffers(learner)
-        answers(learner, episode)
-        assert all(torch.equal(before[k], v) for k, v in capture_buffers(learner).items())
+        expected = answers(learner, episode)
+        with torch.inference_mode():
+            assert torch.equal(answers(learner, make_episode(kind)), expected)
+
+    @pytest.mark.parametrize("transductive", [True, False])
+    def test_inputs_of_the_wrong_shape_or_not_finite_are_named(self, name, kind, transductive):
+        learner = make_learner(name, kind, transductive=transductive and name != "sib").eval()
+        episode = make_episode(kind)
+        wrong = torch.cat([episode.query_x] * 2, dim=-1)
+        with pytest.raises(ValueError, match=r"^support_x: expected shape \[examples, .*got \["):
+            learner.adapt(wrong[: len(episode.support_y)], episode.support_y)
+        predict = learner.adapt(episode.support_x, episode.support_y)
+        with pytest.raises(ValueError, match=r"^query_x: expected shape \[examples, .*got \["):
+            predict(wrong)
+        with pytest.raises(ValueError, match=r"^query_x: has values that are not finite"):
+            predict(episode.query_x / 0)
+        with pytest.raises(ValueError, match=r"^query_x: expected examples"):
+            predict(episode.query_x[:0])
+
+    def test_labels_of_another_type_than_int64_are_refused(self, name, kind):
+        if kind == "regression":
+            pytest.skip("targets are no labels")
+        learner, episode = make_learner(name, kind).eval(), make_episode(kind)
+        for dtype in (torch.uint8, torch.int8, torch.int32, torch.bool, torch.float32):
+            with pytest.raises(ValueError, match=f"^support_y: expected .*int64, got {dtype}"):
+                learner.adapt(episode.support_x, episode.support_y.to(dtype))
+
+    def test_its_number_of_outputs_is_a_count(self, name, kind):
+        make_encoder = KINDS[kind][0]
+        with pytest.raises(ValueError, match=r"^num_outputs: expected 1 or more, got 0"):
+            EPISODE_LEARNERS[name](make_encoder(), 0)
+        with pytest.raises(TypeError, match=r"^num_outputs: expected a whole number"):
+            EPISODE_LEARNERS[name](make_encoder(), 3.0)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_what_follows_the_encoder_is_the_same_bitwise_under_autocast(
+        self, name, kind, training
+    ):
+        """Behind an encoder without arithmetic, so that nothing else can be rounded."""
+        if name in HALF_PRECISION:
+            pytest.skip(f"{name} has a network of its own after the encoder")
+        episode, num_outputs = as_float32(make_episode(kind)), KINDS[kind][2]
+        torch.manual_seed(1)
+        encoder = Passed(tuple(episode.query_x.shape[1:]))
+        learner = EPISODE_LEARNERS[name](encoder, num_outputs).train(training)
+        loss, scores = learner.episode_loss(episode).loss, answers(learner, episode)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(learner.episode_loss(episode).loss, loss)
+            assert torch.equal(answers(learner, episode), scores)
 
 
 def as_float32(episode: Episode) -> Episode:
@@ -181,10 +270,11 @@ GOOD_X, GOOD_Y = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
         (torch.zeros(0, 1), torch.zeros(0).long(), None, "support_x: expected examples"),
         (torch.full((4, 1, 8, 8), float("nan")), GOOD_Y, None, "support_x: has values"),
         (GOOD_X, GOOD_Y[:3], None, "support_y: expected 4 labels"),
-        (GOOD_X, GOOD_Y.float(), None, "support_y: expected integer labels, got torch.float32"),
+        (GOOD_X, GOOD_Y.float(), None, "support_y: expected integer labels .*got torch.float32"),
         (GOOD_X, GOOD_Y - 1, None, "support_y: labels count from 0, got -1"),
         (GOOD_X, GOOD_Y, 2, "support_y: label 2, but there are 2 ways"),
         (GOOD_X, GOOD_Y * 2, None, "support_y: no example of class 1, 3"),
+        (GOOD_X, GOOD_Y * 2**61, None, "support_y: no example of class 1, 2, 3, .*10; each of"),
         (GOOD_X, GOOD_Y, 5, "support_y: no example of class 3, 4"),
     ],
 )
@@ -195,3 +285,27 @@ def test_a_support_set_that_cannot_be_learned_from_is_refused(x, y, ways, messag
 
 def test_a_good_support_set_says_how_many_classes_it_has():
     assert check_support(GOOD_X, GOOD_Y) == 3
+
+
+def test_every_learner_can_be_imported_from_the_package():
+    assert {learner.__name__ for learner in EPISODE_LEARNERS.values()} <= set(algorithms.__all__)
+
+
+class AnySize(Encoder):
+    """A user's own, which takes images of any size and says nothing of what it takes."""
+
+    feature_shape = (1,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("name", ["maml", "memory", "prototypical", "sib"])
+def test_an_encoder_that_does_not_say_what_it_takes_takes_any_size(name):
+    learner = EPISODE_LEARNERS[name](AnySize(), 3).eval()
+    for side in (8, 11):
+        episode = image_episode(side=side, dtype=torch.float32)
+        predict = learner.adapt(episode.support_x, episode.support_y)
+        assert predict(episode.query_x).shape == (12, 3)
+    with pytest.raises(ValueError, match=r"query_x: expected shape \[examples, 1, 11, 11\]"):
+        predict(image_episode(side=8, dtype=torch.float32).query_x)

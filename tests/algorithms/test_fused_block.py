@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d, max_pool2d, relu
 
 from algorithms.episodic.learner import batch_statistics
+from algorithms.episodic.support_statistics import SupportStatistics
 from algorithms.models.conv import ConvBlock
 from algorithms.models.fused_block import can_fuse, fused_block
 
@@ -105,3 +106,22 @@ def test_vectorised_over_tasks_the_block_is_the_modules():
         mine, theirs = torch.func.vmap(block)(images), torch.func.vmap(modules)(images)
 
     torch.testing.assert_close(mine, theirs)
+
+
+def test_where_others_statistics_stand_in_the_block_is_the_modules():
+    block, modules = blocks()
+    images = last(5, 2, 6, 6)
+    assert can_fuse(block.norm, block.conv, images)
+    with SupportStatistics(2):
+        assert not can_fuse(block.norm, block.conv, images)
+        support_first = block(images)
+        assert torch.equal(support_first, modules(images))
+    assert not torch.allclose(support_first, block(images))
+
+
+def test_under_autocast_the_modules_do_it():
+    block, _ = blocks()
+    block, images = block.float(), last(5, 2, 6, 6).float()
+    assert can_fuse(block.norm, block.conv, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not can_fuse(block.norm, block.conv, images)

@@ -13,14 +13,9 @@ from torch.nn.functional import conv2d, cross_entropy, max_pool2d, mse_loss
 
 from algorithms import capture_buffers
 from algorithms.episodic.learned_optimizer import LearnedOptimizer, preprocess
-from algorithms.types import Encoder, Episode
+from algorithms.models.passed import Passed
+from algorithms.types import Episode
 from tests.algorithms.episodes import image_encoder, image_episode
-
-
-class Identity(nn.Identity, Encoder):
-    """No encoder: the head alone is trained."""
-
-    feature_shape = (2,)
 
 
 def regression_episode(seed: int = 0) -> Episode:
@@ -33,7 +28,7 @@ def regression_episode(seed: int = 0) -> Episode:
 
 def make_linear(**options) -> LearnedOptimizer:
     torch.manual_seed(0)
-    learner = LearnedOptimizer(Identity(), 1, hidden_size=3, **options).double()
+    learner = LearnedOptimizer(Passed((2,)), 1, regression=True, hidden_size=3, **options).double()
     with torch.no_grad():  # gates that differ from parameter to parameter
         for gate in (learner.update_rule.forget_gate, learner.update_rule.input_gate):
             gate.weight.normal_()
@@ -123,7 +118,10 @@ def test_constant_gates_make_it_gradient_descent(kind):
     """With f = 1 and i = 0.1 it is SGD of rate 0.1, on a network with batch-norm too."""
     torch.manual_seed(0)
     if kind == "regression":
-        learner, episode = LearnedOptimizer(Identity(), 1, num_steps=3), regression_episode()
+        learner, episode = (
+            LearnedOptimizer(Passed((2,)), 1, True, num_steps=3),
+            regression_episode(),
+        )
     else:
         learner, episode = LearnedOptimizer(image_encoder(), 3, num_steps=3), image_episode()
     learner = learner.double()
@@ -144,7 +142,7 @@ def test_constant_gates_make_it_gradient_descent(kind):
 
 
 def test_it_begins_as_slow_gradient_descent():
-    rule = LearnedOptimizer(Identity(), 1).update_rule
+    rule = LearnedOptimizer(Passed((2,)), 1).update_rule
     cell, gradient = torch.randn(50), torch.randn(50)
     following, (forget, enter) = rule(torch.zeros(50, 20), cell, gradient, None)
     assert forget.min() > 0.97
@@ -213,4 +211,18 @@ def test_running_statistics_are_neither_used_nor_changed():
 )
 def test_a_bad_option_is_named(options, error, message):
     with pytest.raises(error, match=message):
-        LearnedOptimizer(Identity(), 1, **options)
+        LearnedOptimizer(Passed((2,)), 1, **options)
+
+
+def test_gates_keep_their_digits_under_autocast():
+    """Nothing enters, so θ_T = f^T θ_0 whatever the gradients; bfloat16 would round f to 0.992."""
+    torch.manual_seed(0)
+    learner, episode = LearnedOptimizer(Passed((2,)), 1, regression=True), regression_episode()
+    with torch.no_grad():
+        for gate, bias in (("forget_gate", 5.0), ("input_gate", -1e4)):
+            getattr(learner.update_rule, gate).weight.zero_()
+            getattr(learner.update_rule, gate).bias.fill_(bias)
+    support = episode.support_x.float(), episode.support_y.float()
+    expected = torch.sigmoid(torch.tensor(5.0)) ** 5 * learner.head.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(learner.learn(*support)["head.weight"], expected)

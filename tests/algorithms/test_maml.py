@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy, mse_loss
 
 from algorithms import ParameterVector, capture_buffers
 from algorithms.episodic.inner_rates import LEARNED_RATES
 from algorithms.episodic.maml import MAML
-from algorithms.types import Encoder, Episode
+from algorithms.models.passed import Passed
+from algorithms.types import Episode
 from tests.algorithms.episodes import (
     image_encoder,
     image_episode,
@@ -21,9 +22,10 @@ from tests.algorithms.episodes import (
 )
 
 
-def make_maml(batch_norm: bool = True, **options) -> MAML:
+def make_maml(batch_norm: bool = True, pool_first: bool = True, **options) -> MAML:
     torch.manual_seed(1)
-    learner = MAML(image_encoder(batch_norm=batch_norm), 3, **{"lr": 0.1} | options).double()
+    encoder = image_encoder(batch_norm=batch_norm, pool_first=pool_first)
+    learner = MAML(encoder, 3, **{"lr": 0.1} | options).double()
     with torch.no_grad():  # or scale and shift would be those that change nothing
         for parameter in learner.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -46,17 +48,24 @@ def normalised(x: Tensor, reference: Tensor, weight: Tensor, bias: Tensor) -> Te
     return (x - columns[0]) / (columns[1] + 1e-5).sqrt() * columns[2] + columns[3]
 
 
-def network(params: dict[str, Tensor], x: Tensor, num_reference: int) -> Tensor:
-    """Two blocks of convolution, pooling, batch-norm and ReLU, then a linear layer."""
+def pooled(x: Tensor) -> Tensor:
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).max(dim=4).values
+
+
+def network(
+    params: dict[str, Tensor], x: Tensor, num_reference: int, pool_first: bool = True
+) -> Tensor:
+    """Two blocks of convolution, batch-norm and ReLU, pooled before or after; a linear layer."""
     for i in range(2):
         x = conv2d(
             x, params[f"encoder.{i}.conv.weight"], params[f"encoder.{i}.conv.bias"], padding=1
         )
-        x = x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).max(dim=4).values
+        x = pooled(x) if pool_first else x
         if f"encoder.{i}.norm.weight" in params:
             scale, shift = (params[f"encoder.{i}.norm.{name}"] for name in ("weight", "bias"))
             x = normalised(x, x[:num_reference], scale, shift)
         x = x.clamp(min=0)
+        x = x if pool_first else pooled(x)
     return x.flatten(1) @ params["head.weight"].T + params["head.bias"]
 
 
@@ -65,9 +74,10 @@ def naive_loss(learner: MAML, episode: Episode, num_steps: int) -> Tensor:
     theta = {n: p for n, p in learner.named_parameters() if not n.startswith("rates.")}
     adapted = [name for name in theta if name.startswith("head.") or not learner.head_only]
     phi = dict(theta)
-    num_support = len(episode.support_x)
+    num_support, pool_first = len(episode.support_x), learner.encoder[0].pool_first
     for step in range(num_steps):
-        loss = cross_entropy(network(phi, episode.support_x, num_support), episode.support_y)
+        outputs = network(phi, episode.support_x, num_support, pool_first)
+        loss = cross_entropy(outputs, episode.support_y)
         old = dict(phi)
         for i, name in enumerate(adapted):
             (gradient,) = torch.autograd.grad(loss, old[name], create_graph=True)
@@ -75,10 +85,10 @@ def naive_loss(learner: MAML, episode: Episode, num_steps: int) -> Tensor:
                 gradient = gradient.detach()
             phi[name] = old[name] - naive_rate(learner, theta, adapted, step, i) * gradient
     if learner.transductive:
-        predictions = network(phi, episode.query_x, len(episode.query_x))
+        predictions = network(phi, episode.query_x, len(episode.query_x), pool_first)
     else:
         images = torch.cat([episode.support_x, episode.query_x])
-        predictions = network(phi, images, num_support)[num_support:]
+        predictions = network(phi, images, num_support, pool_first)[num_support:]
     return cross_entropy(predictions, episode.query_y)
 
 
@@ -109,7 +119,7 @@ def assert_same_outer_gradients(learner: MAML, episode: Episode) -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5])
-@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize(("batch_norm", "pool_first"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize(
     "options",
     [
@@ -124,8 +134,10 @@ def assert_same_outer_gradients(learner: MAML, episode: Episode) -> None:
     ],
     ids=str,
 )
-def test_outer_gradient_is_that_of_the_network_written_out(num_steps, batch_norm, options):
-    learner = make_maml(batch_norm, num_steps=num_steps, **options)
+def test_outer_gradient_is_that_of_the_network_written_out(
+    num_steps, batch_norm, pool_first, options
+):
+    learner = make_maml(batch_norm, pool_first, num_steps=num_steps, **options)
     assert_same_outer_gradients(learner, image_episode())
 
 
@@ -136,9 +148,11 @@ def test_outer_gradient_is_that_of_the_network_written_out(num_steps, batch_norm
     num_steps=st.integers(1, 3),
     lr=st.floats(0.01, 0.5),
     transductive=st.booleans(),
+    pool_first=st.booleans(),
 )
-def test_outer_gradient_of_any_episode(seed, num_shots, num_steps, lr, transductive):
-    learner = make_maml(num_steps=num_steps, lr=lr, transductive=transductive)
+def test_outer_gradient_of_any_episode(seed, num_shots, num_steps, lr, transductive, pool_first):
+    options = {"pool_first": pool_first, "num_steps": num_steps, "transductive": transductive}
+    learner = make_maml(lr=lr, **options)
     assert_same_outer_gradients(learner, image_episode(num_shots=num_shots, seed=seed))
 
 
@@ -167,11 +181,8 @@ def test_outer_gradient_agrees_with_finite_differences(num_steps, transductive):
 def test_outer_gradient_of_a_quadratic_has_its_closed_form(num_steps):
     """Linear regression: φ_K − w* = (I − lr·H)^K (θ − w*), so the gradient is a product."""
 
-    class Identity(nn.Identity, Encoder):
-        feature_shape = (2,)
-
     torch.manual_seed(0)
-    learner = MAML(Identity(), 1, lr=0.1, num_steps=num_steps).double()
+    learner = MAML(Passed((2,)), 1, regression=True, lr=0.1, num_steps=num_steps).double()
     x, query_x = torch.randn(5, 2).double(), torch.randn(4, 2).double()
     y, query_y = torch.randn(5, 1).double(), torch.randn(4, 1).double()
     found = outer_gradients(learner, Episode(x, y, query_x, query_y, num_ways=0))
@@ -281,7 +292,7 @@ def test_frozen_parameters_are_not_adapted():
 
 
 def test_regression_takes_the_mean_squared_error_in_both_loops():
-    learner = MAML(vector_encoder(), 1, lr=0.01).double()
+    learner = MAML(vector_encoder(), 1, regression=True, lr=0.01).double()
     episode = sinusoid_episode()
     theta = dict(learner.named_parameters())
 
@@ -335,3 +346,29 @@ def test_a_support_set_that_lacks_a_class_is_refused_in_evaluation():
     learner, episode = make_maml().eval(), image_episode()
     with pytest.raises(ValueError, match="support_y: no example of class 1"):
         learner.adapt(episode.support_x, torch.zeros_like(episode.support_y))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_targets_of_the_other_kind_are_refused(training):
+    """A classifier would take numbers for a regression's targets, and train on them silently."""
+    episode = image_episode()
+    scores = torch.eye(3).double()[episode.support_y]
+    with pytest.raises(ValueError, match="support_y: expected"):
+        make_maml().train(training).adapt(episode.support_x, scores)
+    regressor = make_maml(regression=True).train(training)
+    with pytest.raises(ValueError, match=r"support_y: expected .*targets"):
+        regressor.adapt(episode.support_x, episode.support_y)
+    assert regressor.adapt(episode.support_x, scores)(episode.query_x).shape == (12, 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_single_example_that_cannot_be_normalised_is_named(training):
+    """The second block's maps have one pixel: one example gives a channel one value."""
+    torch.manual_seed(0)
+    learner = MAML(image_encoder(side=4), 1).double().train(training)
+    episode = image_episode(num_ways=1, side=4)
+    predict = learner.adapt(episode.support_x, episode.support_y)
+    with pytest.raises(ValueError, match="query_x: one example is too few"):
+        predict(episode.query_x[:1])
+    with pytest.raises(ValueError, match="support_x: one example is too few"):
+        learner.adapt(episode.support_x[:1], episode.support_y[:1])

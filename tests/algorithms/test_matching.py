@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.episodic.matching import MatchingNetwork
+from algorithms.episodic.metric import log_sums
+from algorithms.models.passed import Passed
 from algorithms.types import Episode
 from tests.algorithms.episodes import image_encoder, image_episode
-from tests.algorithms.metric_oracles import FlatEncoder, close, draw_features, shots
+from tests.algorithms.metric_oracles import close, draw_features, shots
 
 
 def label_law(support, labels, num_ways, query, scale=1.0):
@@ -68,7 +70,7 @@ def query_in_context(feature, support, cell, num_steps):
 @given(num_shots=shots, seed=st.integers(0, 1000), scale=st.floats(0.5, 100))
 def test_beliefs_are_the_attention_that_falls_on_each_class(num_shots, seed, scale):
     support, labels, query = draw_features(num_shots, 3, 5, seed=seed)
-    learner = MatchingNetwork(FlatEncoder(5), 5, scale=scale)
+    learner = MatchingNetwork(Passed((5,)), 5, scale=scale)
     expected = label_law(support, labels, len(num_shots), query, scale)
     close(learner.adapt(support, labels)(query).softmax(1), expected)
 
@@ -76,7 +78,7 @@ def test_beliefs_are_the_attention_that_falls_on_each_class(num_shots, seed, sca
 def full_context_learner(num_steps=3, size=5):
     torch.manual_seed(4)
     return MatchingNetwork(
-        FlatEncoder(size), 3, full_context=True, num_processing_steps=num_steps
+        Passed((size,)), 3, full_context=True, num_processing_steps=num_steps
     ).double()
 
 
@@ -94,7 +96,7 @@ def test_full_context_embeddings_are_those_of_the_appendix(num_steps):
 def test_loss_is_minus_the_log_belief_in_the_true_label():
     support, labels, query = draw_features([2, 1, 3], 4, 5)
     query_y = torch.tensor([0, 2, 1, 1])
-    result = MatchingNetwork(FlatEncoder(5), 3).episode_loss(
+    result = MatchingNetwork(Passed((5,)), 3).episode_loss(
         Episode(support, labels, query, query_y, 3)
     )
     law = label_law(support, labels, 3, query)
@@ -109,7 +111,7 @@ def test_full_context_depends_on_order_and_says_so():
     back = learner.adapt(support.flip(0), labels.flip(0))(query)
     assert (there - back).abs().max() > 1e-6
     assert learner.ordered
-    assert not MatchingNetwork(FlatEncoder(5), 3).ordered
+    assert not MatchingNetwork(Passed((5,)), 3).ordered
 
 
 def test_full_context_gives_each_query_an_answer_of_its_own():
@@ -169,4 +171,18 @@ def test_full_context_works_under_autocast():
 )
 def test_a_bad_option_is_refused(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        MatchingNetwork(FlatEncoder(5), 3, **options)
+        MatchingNetwork(Passed((5,)), 3, **options)
+
+
+@settings(deadline=None, max_examples=20)
+@given(num_shots=shots, seed=st.integers(0, 1000), spread=st.floats(0.1, 1e4))
+def test_log_sums_keep_classes_far_below_the_largest(num_shots, seed, spread):
+    """With its gradient, against a sum class by class; exp(−1e4) is zero in float64."""
+    _, labels, draws = draw_features(num_shots, 3, sum(num_shots), seed=seed)
+    logits = (spread * draws).requires_grad_()
+    found = log_sums(logits, labels, len(num_shots))
+    classes = [logits[:, labels == k].logsumexp(dim=1) for k in range(len(num_shots))]
+    expected = torch.stack(classes, dim=1)
+    close(found, expected)
+    weights = torch.randn_like(found)
+    close(*(torch.autograd.grad((x * weights).sum(), logits)[0] for x in (found, expected)))

@@ -154,6 +154,11 @@ def test_writes_go_to_the_least_used_slots_or_to_those_read_last(usage, to_least
         assert not after.memory[0, emptied].any()
 
 
+def test_a_decay_that_is_no_number_is_named():
+    with pytest.raises(TypeError, match=r"usage_decay: expected a number, got '0.9'"):
+        MemoryNetwork(image_encoder(), 3, usage_decay="0.9")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -104,11 +104,11 @@ def test_readme_loop_advises_the_outer_learning_rate_that_is_tried_here():
 def test_the_learner_of_the_walkthrough_keeps_what_every_learner_promises():
     from torch.nn.functional import normalize
 
-    from algorithms.episodic.learner import EpisodeLearner, check_support
+    from algorithms.episodic.learner import EpisodeLearner
     from tests.algorithms.episodes import image_encoder, image_episode
 
     _, code = code_blocks()
-    names = dict(EpisodeLearner=EpisodeLearner, check_support=check_support, normalize=normalize)
+    names = dict(EpisodeLearner=EpisodeLearner, normalize=normalize)
     exec(compile(code, str(README), "exec"), names)
     learner = names["NearestNeighbour"](image_encoder(), 3).double()
     episode = image_episode()

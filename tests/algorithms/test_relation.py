@@ -12,14 +12,15 @@ from torch.nn.functional import batch_norm, conv2d, max_pool2d, relu
 
 from algorithms.episodic.relation import RelationNetwork
 from algorithms.models.conv import ConvEncoder
+from algorithms.models.passed import Passed
 from algorithms.types import Episode
 from tests.algorithms.episodes import image_encoder, image_episode
-from tests.algorithms.metric_oracles import FlatEncoder, close, draw_features, shots
+from tests.algorithms.metric_oracles import close, draw_features, shots
 
 
 def make_learner(channels=3, side=5, seed=0):
     torch.manual_seed(seed)
-    encoder = FlatEncoder(channels, side, side)
+    encoder = Passed((channels, side, side))
     learner = RelationNetwork(encoder, 3, num_filters=6, hidden_size=4).double()
     for block in (learner.pair_block, learner.second_block):
         torch.nn.init.uniform_(block.norm.weight, 0.5, 2)
@@ -107,12 +108,12 @@ def test_autocast_stays_close_to_float32():
 
 def test_features_that_are_no_maps_are_refused():
     with pytest.raises(ValueError, match=r"encoder: .*feature maps .*\[5\]"):
-        RelationNetwork(FlatEncoder(5), 3)
+        RelationNetwork(Passed((5,)), 3)
 
 
 @pytest.mark.parametrize("option", ["num_filters", "hidden_size"])
 def test_a_bad_option_is_refused(option):
     with pytest.raises(ValueError, match=f"{option}: expected 1 or more, got 0"):
-        RelationNetwork(FlatEncoder(3, 5, 5), 3, **{option: 0})
+        RelationNetwork(Passed((3, 5, 5)), 3, **{option: 0})
     with pytest.raises(TypeError, match=f"{option}: expected a whole number, got 2.0"):
-        RelationNetwork(FlatEncoder(3, 5, 5), 3, **{option: 2.0})
+        RelationNetwork(Passed((3, 5, 5)), 3, **{option: 2.0})

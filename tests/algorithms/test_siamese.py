@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.episodic.siamese import SiameseNetwork
+from algorithms.models.passed import Passed
 from algorithms.types import Episode
-from tests.algorithms.metric_oracles import FlatEncoder, close, draw_features, shots
+from tests.algorithms.metric_oracles import close, draw_features, shots
 
 
 def make_learner(balanced=True, seed=0):
     torch.manual_seed(seed)
-    return SiameseNetwork(FlatEncoder(5), 3, balanced=balanced).double()
+    return SiameseNetwork(Passed((5,)), 3, balanced=balanced).double()
 
 
 def belief(learner, first, second):
@@ -73,7 +74,8 @@ def test_one_shot_answers_with_the_class_whose_example_is_most_alike():
 def test_similarity_is_symmetric_and_one_of_a_kind_does_not_break_the_loss():
     learner = make_learner()
     support, labels, query = draw_features([2], 3, 5)
-    close(learner._pair_logits(support, query), learner._pair_logits(query, support).T)
+    there = learner._pair_logits(support[:, None], query)
+    close(there, learner._pair_logits(query[:, None], support).T)
     result = learner.episode_loss(Episode(support, labels, query, torch.zeros(3).long(), 1))
     assert torch.isfinite(result.loss)
 
@@ -92,4 +94,4 @@ def test_pairs_are_compared_in_float32_under_autocast():
 
 def test_a_bad_option_is_refused():
     with pytest.raises(TypeError, match="balanced: expected true or false, got 1"):
-        SiameseNetwork(FlatEncoder(5), 3, balanced=1)
+        SiameseNetwork(Passed((5,)), 3, balanced=1)

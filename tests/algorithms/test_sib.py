@@ -11,18 +11,10 @@ from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
 
 from algorithms.batch_norm import estimate_statistics, has_running_statistics
 from algorithms.episodic.sib import SIB, QueryNorm
+from algorithms.models.passed import Passed
 from algorithms.parameters import capture_buffers, learned_parameters
 from algorithms.types import Encoder, Episode
 from tests.algorithms.episodes import image_encoder, image_episode
-
-
-class Identity(Encoder):
-    """Hands on features that were computed before."""
-
-    feature_shape = (9,)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
 
 
 def feature_episode(num_shots: int = 2, seed: int = 0) -> Episode:
@@ -39,7 +31,7 @@ def feature_episode(num_shots: int = 2, seed: int = 0) -> Episode:
 def make_learner(encoder: Encoder | None = None, **options) -> SIB:
     """Return a learner whose every parameter is away from its start; steps that are felt."""
     torch.manual_seed(6)
-    learner = SIB(encoder or Identity(), 3, **{"lr": 0.1} | options).double()
+    learner = SIB(encoder or Passed((9,)), 3, **{"lr": 0.1} | options).double()
     with torch.no_grad():
         for _, parameter in learned_parameters(learner):
             parameter.add_(0.3 * torch.rand_like(parameter))
@@ -125,7 +117,7 @@ def test_with_the_true_gradient_for_a_synthetic_one_a_step_descends_the_queries_
 
 
 def test_it_starts_as_cosine_similarity_to_class_means_times_ten():
-    learner, episode = SIB(Identity(), 3, transductive=False).double(), feature_episode()
+    learner, episode = SIB(Passed((9,)), 3, transductive=False).double(), feature_episode()
     answers = learner.adapt(episode.support_x, episode.support_y)(episode.query_x)
     for query, scores in zip(episode.query_x, answers, strict=True):
         for label in range(3):
@@ -141,6 +133,8 @@ def test_without_steps_transductive_or_not_is_the_same():
         for together in (False, True)
     ]
     assert torch.equal(*answers)
+    assert not make_learner(num_steps=0, transductive=True).transductive
+    assert make_learner(num_steps=1).transductive
 
 
 def test_steps_let_the_queries_change_each_other_s_answers():
@@ -191,10 +185,10 @@ def test_the_encoder_stays_as_it_was_given_in_training_too():
 )
 def test_an_option_out_of_range_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        SIB(Identity(), 3, **options)
+        SIB(Passed((9,)), 3, **options)
 
 
 @pytest.mark.parametrize("value", [False, 2.0, "3"])
 def test_steps_are_counted_in_whole_numbers(value):
     with pytest.raises(TypeError, match="num_steps: expected a whole number"):
-        SIB(Identity(), 3, num_steps=value)
+        SIB(Passed((9,)), 3, num_steps=value)

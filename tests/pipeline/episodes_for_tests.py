@@ -38,7 +38,7 @@ class FirstPixels(EpisodeLearner):
         super().__init__(encoder, num_outputs, transductive)
         self.map = nn.Linear(28 * 28, size)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+    def predictor(self, support_x: Tensor, support_y: Tensor) -> Predictor:
         support = self.map(support_x.flatten(1))
 
         def predict(query_x: Tensor) -> Tensor:

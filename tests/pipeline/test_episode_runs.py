@@ -18,7 +18,7 @@ from pipeline.estimator_inputs import prepared
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
 from pipeline.exported_weights import encoder_weights
-from pipeline.learners import inner_optimizer
+from pipeline.learners import inner_optimizer, is_transductive
 from pipeline.local import LocalBackend
 from pipeline.messages import TaskSpec
 from pipeline.network import build_network
@@ -56,6 +56,22 @@ LEARNERS = {
     "leap": {"inner": {"num_steps": 3, "precision": "float32"}},
     "fomaml": {"inner": {"num_steps": 3, "precision": "float32"}},
 }
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ({"name": "maml"}, True),
+        ({"name": "maml", "options": {"transductive": False}}, False),
+        ({"name": "prototypical"}, False),
+        ({"name": "sib"}, True),
+        ({"name": "sib", "options": {"num_steps": 0}}, False),  # no step on the queries
+        ({"name": "reptile"}, False),
+    ],
+)
+def test_what_is_transductive_is_what_the_learner_does(algorithm, expected):
+    needs = {"model": {"pretrained": "a-backbone"}} if algorithm["name"] == "sib" else {}
+    assert is_transductive(tiny_episodes(algorithm=algorithm, **needs)) is expected
 
 
 @pytest.mark.parametrize("name", LEARNERS)
