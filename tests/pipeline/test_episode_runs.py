@@ -187,8 +187,8 @@ def adapted_by_hand(run, episode):
     vector.load(checkpoint.params)
     size = experiment.task.batch_size
     task = EpisodeTask(episode, seed=experiment.seed, batch_size=size, transductive=False)
-    loop = InnerLoop(model, vector, task, inner_optimizer(experiment))
-    loop.run(experiment.evaluation.num_steps)
+    num_steps = experiment.evaluation.num_steps
+    InnerLoop(model, vector, task, inner_optimizer(experiment, num_steps)).run(num_steps)
     return task.evaluate(model)
 
 

@@ -136,7 +136,7 @@ def test_fit_is_the_inner_loop_of_the_meta_test(transductive, precision):
         network,
         ParameterVector(network),
         task,
-        inner_optimizer(model.exported.experiment),
+        inner_optimizer(model.exported.experiment, 4),
         precision=getattr(torch, precision),
     ).run(4)
     expected = task.evaluate(network)
