@@ -13,7 +13,7 @@ from pipeline.runs import RunFolder
 
 def model_card(run: RunFolder, experiment: Experiment, outer_step: int) -> str:
     """Return what a reader should know of the run's model at `outer_step`, as Markdown."""
-    protocol = protocol_of(experiment, (), "")
+    protocol = protocol_of(experiment, experiment.datasets.held_out, "")
     conditions = episode_conditions(protocol, learner_of(experiment, outer_step))
     lines = [
         f"# {experiment.name}: {experiment.algorithm.name}",

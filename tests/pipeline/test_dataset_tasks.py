@@ -296,3 +296,20 @@ def test_methods_are_compared_on_the_same_held_out_set(folders, tmp_path, monkey
 def test_lists_of_data_sets_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         tiny(task={"kind": "datasets", "batch_size": 4}, datasets=change)
+
+
+def test_an_exported_body_learns_a_folder_and_says_what_it_was_tested_on(
+    folders, tmp_path, monkeypatch
+):
+    from pipeline.estimator import load
+    from pipeline.export import export_run
+
+    monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = RunFolder.open(session.train(experiment(folders), SilentProgress()).run_id)
+    export_run(run, tmp_path / "model")
+    assert f"tasks: {folders[1]}, 5 inner steps" in (tmp_path / "model/README.md").read_text()
+    model = load(tmp_path / "model")
+    images, labels = model.read_folder(folders[0].removeprefix("folder:"))
+    assert images.shape == (20, 16, 16, 3)
+    assert {*model.fit(images, labels).predict(images)} <= {"class0", "class1"}
