@@ -23,8 +23,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from algorithms.scoring import area_under_curve, confidence_interval_95
+from algorithms.scoring import area_under_curve, area_under_returns, confidence_interval_95
+from pipeline.agents import planned_env_steps
 from pipeline.config import field_rows
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
@@ -45,6 +47,8 @@ CURVES_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("losses", pa.list_(pa.float32())),
         ("errors", pa.list_(pa.float32())),
+        ("returns", pa.list_(pa.float32())),
+        ("env_steps", pa.list_(pa.int64())),
         ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
 )
@@ -60,6 +64,8 @@ PROTOCOL_KEYS = (
     "evaluation.num_steps",
     "evaluation.repeats",
 )
+ENVIRONMENT_SECTIONS = ("model.", "environments.", "agent.", "inner.")
+ENVIRONMENT_KEYS = ("task.kind", "seed", "evaluation.num_steps", "evaluation.repeats")
 EPISODE_KEYS = ("data.name", "seed", "task.kind", "evaluation.repeats")
 # How episodes are drawn in meta-training, and how the work was cut up.
 EPISODE_LEARNER_KEYS = (
@@ -77,7 +83,11 @@ LEARNER_KEYS = (
     "inner.segment_steps",
     "data.num_train_tasks",
     "datasets.names",
+    "environments.num_train",
+    "environments.games",
+    "environments.threads",
 )
+WORK_KEYS = ("inner.segment_steps", "environments.threads")
 LEARNER_SECTIONS = ("algorithm.", "outer.")
 LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
 
@@ -97,15 +107,28 @@ class TaskCurve:
     errors: npt.NDArray[np.float32]  # [K], share of that minibatch misclassified
     metrics: dict[str, float]  # on the task's held-out data after the last step: accuracy, loss
     seed: int = 0  # of the run; `compare` fills it in where runs of several seeds meet
+    # Of reinforcement learning, else [0]: mean return of the episodes that ended in each step, NaN
+    # if none did; and env steps taken up to its end.
+    returns: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # [K]
+    env_steps: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # [K]
 
     def __post_init__(self) -> None:
         assert self.losses.shape == self.errors.shape
-        assert self.losses.ndim == 1
+        assert self.returns.shape == self.env_steps.shape
+        assert self.losses.ndim == self.returns.ndim == 1
 
     def figures(self) -> dict[str, float]:
-        """Return its metrics, and `auc`, the mean training error, where there is a curve."""
-        area = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
-        return {**area, **self.metrics}
+        """Return its metrics, and `auc` where there is a curve.
+
+        The mean training error over the steps; of reinforcement learning the mean return over env
+        steps, NaN if the adaptation diverged.
+        """
+        if self.returns.size:
+            is_finite = bool(np.isfinite(self.losses).all())
+            area = area_under_returns(self.env_steps, self.returns) if is_finite else math.nan
+            return {"auc": area, **self.metrics}
+        areas = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
+        return {**areas, **self.metrics}
 
     def judged(self) -> TaskCurve:
         """Return the curve as it counts: where the adaptation diverged, as wrong from there on.
@@ -160,7 +183,7 @@ class Evaluation:
     def summary(self) -> Summary:
         """Return {method: {metric: {mean, ci95, tasks, seeds}}}.
 
-        Metrics are `auc` (mean training error over the steps) and the held-out ones, of them those
+        Metrics are `auc` (see `TaskCurve.figures`) and the held-out ones, of them those
         that all of a method's curves have; an adaptation that diverged has no loss, so that the
         mean loss is NaN (null in JSON) and the other metrics count it as wrong. Repeats of a task
         are averaged first. The 95 % interval, mean ± ci95, is over tasks; with several seeds it is
@@ -222,6 +245,16 @@ def protocol_of(
     `profile` says of episodes what they are drawn from.
     """
     rows = {key: value for key, value, _ in field_rows(experiment)}
+    if experiment.task.kind in ENVIRONMENT_KINDS:
+        kept = {
+            key: value
+            for key, value in rows.items()
+            if key not in LEARNER_KEYS
+            and (key in ENVIRONMENT_KEYS or key.startswith(ENVIRONMENT_SECTIONS))
+        }
+        env_steps = planned_env_steps(experiment, experiment.evaluation.num_steps)
+        fixed = {"env_steps": env_steps, "data.digest": data_digest}
+        return kept | fixed | {"test_tasks": list(test_tasks)}
     if experiment.task.kind not in EPISODE_KINDS:
         kept = {
             key: value
@@ -243,7 +276,7 @@ def protocol_of(
 
 def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
     """Return how `experiment` learns in `outer_steps`, its seed apart; and how it answers."""
-    keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
+    keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key not in WORK_KEYS)
     sections: tuple[str, ...] = LEARNER_SECTIONS
     if experiment.task.kind in EPISODE_KINDS:
         keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps")
@@ -284,7 +317,13 @@ def _summarise(curves: list[TaskCurve]) -> dict[str, dict[str, Any]]:
 
 
 def _curve(row: dict[str, Any]) -> TaskCurve:
-    arrays = {name: np.asarray(row[name], np.float32) for name in ("losses", "errors")}
+    kinds = {
+        "losses": np.float32,
+        "errors": np.float32,
+        "returns": np.float32,
+        "env_steps": np.int64,
+    }
+    arrays = {name: np.asarray(row[name], kind) for name, kind in kinds.items()}
     return TaskCurve(**(row | arrays | {"metrics": dict(row["metrics"])}))
 
 

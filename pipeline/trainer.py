@@ -15,6 +15,7 @@ from itertools import product
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted, Backend
@@ -27,7 +28,7 @@ from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
 from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
 from pipeline.progress import OuterProgress, Progress
-from pipeline.task_record import TaskRecord, outer_figures
+from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
 from pipeline.tasks import sample_meta_batch
 from pipeline.trajectories import TrajectoryWriter
 
@@ -169,7 +170,23 @@ class Trainer:
             parts[segment.spec.index] = [*held, segment]
             if segment.final:
                 self._progress.advance()
-        return [_curve(parts[spec.index]) for spec in specs]
+        failed = self._failed_adaptations(parts)
+        kept = [spec for spec in specs if (spec.task_id, spec.repeat) not in failed]
+        return [_curve(parts[spec.index]) for spec in kept]
+
+    def _failed_adaptations(self, parts: Mapping[int, list[Segment]]) -> set[tuple[int, int]]:
+        """Return task and repeat of the adaptations whose environment failed, counted and named.
+
+        They are left out for every method: all are to be judged on the same.
+        """
+        ends = [segments[-1] for segments in parts.values()]
+        for end in (end for end in ends if end.failure):
+            self._books.counters.dropped += 1
+            logger.warning("meta-test: %s left out: %s", end.task, end.failure)
+        failed = {(end.spec.task_id, end.spec.repeat) for end in ends if end.failure}
+        if failed and len(failed) == len({(end.spec.task_id, end.spec.repeat) for end in ends}):
+            raise TaskFailedError(f"the meta-test has no task left: {ends[-1].failure}")
+        return failed
 
     def _run_meta_batch(self, step: int) -> dict[int, TaskRecord]:
         """Run the meta-batch's tasks until the aggregator holds each one wholly."""
@@ -202,10 +219,11 @@ class Trainer:
             self._backend.fold(segment)
         else:
             logger.warning(
-                "outer step %d: task %d (%s) left out: its loss or gradient is not finite",
+                "outer step %d: task %d (%s) left out: %s",
                 spec.meta_step,
                 spec.index,
                 segment.task,
+                segment.failure or "its loss or gradient is not finite",
             )
 
     def _count(self, records: dict[int, TaskRecord]) -> None:
@@ -213,6 +231,7 @@ class Trainer:
         for _, record in sorted(records.items()):
             counters.tasks += 1
             counters.inner_steps += record.num_steps
+            counters.env_steps += record.env_steps
             counters.dropped += not record.finite
             counters.bad_in_a_row = 0 if record.finite else counters.bad_in_a_row + 1
 
@@ -220,8 +239,8 @@ class Trainer:
         bad, bound = self._books.counters.bad_in_a_row, self.experiment.meta.max_bad_tasks
         if bad > bound:
             raise TaskFailedError(
-                f"{bad} tasks in a row were not finite (meta.max_bad_tasks is {bound}); "
-                "start a new run with a smaller inner.lr or outer.lr"
+                f"{bad} tasks in a row were not finite or failed (meta.max_bad_tasks is {bound}); "
+                "start a new run with a smaller inner.lr or outer.lr, or mend the environment"
             )
 
     def _report(
@@ -234,6 +253,10 @@ class Trainer:
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
         }
+        returns = returns_by_environment(records)
+        figures |= returns
+        if env_steps := sum(record.env_steps for record in records):
+            figures["perf/env_steps_per_s"] = env_steps / wall_s
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         self._books.metrics.log_metrics(self.version, known)
         self._progress.outer_step(
@@ -249,6 +272,7 @@ class Trainer:
                 retries=counters.retries,
                 dropped=counters.dropped,
                 of_episodes=self._of_episodes,
+                episode_return=sum(returns.values()) / len(returns) if returns else None,
             )
         )
 
@@ -266,17 +290,20 @@ def _accepted(records: Mapping[int, TaskRecord]) -> Accepted:
 
 
 def _curve(segments: Sequence[Segment]) -> TaskCurve:
-    rows = [segment.rows for segment in segments]
-    losses, errors = (
-        np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in rows])
-        for name in ("loss", "error")
+    table = pa.Table.from_batches([segment.rows for segment in segments])
+    losses, errors, returns = (
+        table.column(name).to_numpy().astype(np.float32)
+        for name in ("loss", "error", "episode_return")
     )
+    env_steps = table.column("env_steps").drop_null().to_numpy()
     last = segments[-1]
     return TaskCurve(
         method=last.spec.method,
         task=last.task,
         repeat=last.spec.repeat,
-        losses=losses.astype(np.float32),
-        errors=errors.astype(np.float32),
+        losses=losses,
+        errors=errors,
         metrics=last.metrics,
+        returns=returns[: len(env_steps)],  # none but where there are environments
+        env_steps=env_steps,
     )

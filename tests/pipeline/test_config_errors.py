@@ -58,9 +58,9 @@ def test_all_errors_are_told_at_once(write):
     parts = [
         "line 4: 'seed' is there twice, first on line 1",
         "seed: expected a whole number",
-        "modle: unknown key (did you mean 'model'? known: aggregator, ",
+        "modle: unknown key (did you mean 'model'? known: agent, aggregator, ",
         "inner.lr: expected a number above 0, got 0",
-        "inner.optimizer: expected sgd or adam, got 'lion'",
+        "inner.optimizer: expected sgd, adam or rmsprop, got 'lion'",
         "override meta.steps=-1: expected a whole number of at least 0, got -1",
         "override workers.device=tpu: expected auto, cpu, cuda or cuda:N, got 'tpu'",
         "override nothing: expected key=value",
