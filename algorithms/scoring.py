@@ -21,16 +21,16 @@ def area_under_curve(errors: ArrayLike) -> float:
     return float(curve.mean())
 
 
-def last_known(returns: ArrayLike) -> NDArray[np.float64]:
+def last_known(returns: ArrayLike, otherwise: float = math.nan) -> NDArray[np.float64]:
     """Return a curve [K] of episodes' returns without its gaps: float64 [K].
 
     Steps in which no episode ended (NaN) get the return before; those before the first end get
-    the first. All NaN, if there is none at all.
+    the first, or `otherwise` if there is none at all.
     """
     curve = np.asarray(returns, dtype=np.float64)
     (known,) = np.isfinite(curve).nonzero()
     if known.size == 0:
-        return np.full_like(curve, math.nan)
+        return np.full_like(curve, otherwise)
     before = np.searchsorted(known, np.arange(len(curve)), side="right") - 1
     filled: NDArray[np.float64] = curve[known[before.clip(min=0)]]
     return filled
@@ -41,7 +41,7 @@ def area_under_returns(env_steps: ArrayLike, returns: ArrayLike) -> float:
 
     Args:
         env_steps: [K], env steps taken up to the end of each inner step.
-        returns: [K], mean return of the episodes that ended in each; NaN: see `last_known`.
+        returns: [K], of the latest episodes at the end of each.
 
     Raises:
         ValueError: The curve is empty.
@@ -50,7 +50,7 @@ def area_under_returns(env_steps: ArrayLike, returns: ArrayLike) -> float:
     if steps.size == 0:
         raise ValueError("a learning curve needs at least one step")
     widths = np.diff(steps, prepend=0.0)
-    return float(np.average(last_known(returns), weights=widths))
+    return float(np.average(np.asarray(returns, dtype=np.float64), weights=widths))
 
 
 def confidence_interval_95(values: ArrayLike) -> tuple[float, float]:

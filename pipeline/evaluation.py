@@ -23,7 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from algorithms.scoring import area_under_curve, area_under_returns, confidence_interval_95
+from algorithms.scoring import (
+    area_under_curve,
+    area_under_returns,
+    confidence_interval_95,
+    last_known,
+)
 from pipeline.agents import planned_env_steps
 from pipeline.config import field_rows
 from pipeline.config_environments import ENVIRONMENT_KINDS
@@ -124,11 +129,20 @@ class TaskCurve:
         steps, NaN if the adaptation diverged.
         """
         if self.returns.size:
-            is_finite = bool(np.isfinite(self.losses).all())
-            area = area_under_returns(self.env_steps, self.returns) if is_finite else math.nan
+            area = area_under_returns(self.env_steps, self.return_curve())
             return {"auc": area, **self.metrics}
         areas = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
         return {**areas, **self.metrics}
+
+    def return_curve(self) -> npt.NDArray[np.float64]:
+        """Return the latest return at each step: [K]; NaN throughout if the adaptation diverged.
+
+        Steps before the first end of an episode get the first return there is, be it that of the
+        episodes played after the adaptation.
+        """
+        if not np.isfinite(self.losses).all():
+            return np.full(self.returns.shape, math.nan)
+        return last_known(self.returns, otherwise=self.metrics.get("return", math.nan))
 
     def judged(self) -> TaskCurve:
         """Return the curve as it counts: where the adaptation diverged, as wrong from there on.
@@ -247,7 +261,7 @@ def protocol_of(
     rows = {key: value for key, value, _ in field_rows(experiment)}
     if experiment.task.kind in ENVIRONMENT_KINDS:
         kept = {
-            key: value
+            key: list(value) if isinstance(value, tuple) else value  # as a file gives it back
             for key, value in rows.items()
             if key not in LEARNER_KEYS
             and (key in ENVIRONMENT_KEYS or key.startswith(ENVIRONMENT_SECTIONS))

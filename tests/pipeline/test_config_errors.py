@@ -94,7 +94,7 @@ PLAIN = {
     "algorithm.options.norm=[1]": "expected names with true, false, a number or text, got [1]",
     "algorithm.options=3": "expected names with true, false, a number or text, got 3",
     "meta.num_step=3": "unknown key (did you mean 'num_steps'? known: batch_size, max_bad_tasks, ",
-    "inner.q=3": "unknown key (known: beta1, lr, momentum, num_steps, optimizer, ",
+    "inner.q=3": "unknown key (known: alpha, beta1, epochs, eps, lr, max_grad_norm, momentum, ",
 }
 
 
