@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def known_image_sets() -> list[str]:
 def load_image_set(name: str, side: int) -> ImageSet:
     """Return the data set, memory-mapped; decoded and cached first where it is not yet.
 
+    It is read and checked once in a process.
+
     Args:
         name: One of `known_image_sets`, or `folder:PATH`: a folder for each class, with pictures.
         side: Height and width, in pixels, that its pictures are brought to.
@@ -88,14 +91,19 @@ def load_image_set(name: str, side: int) -> ImageSet:
     Raises:
         BadInputError: It is unknown, or its files are missing or damaged.
     """
+    return _load(name, side, data_root(), cache_root())
+
+
+@lru_cache(maxsize=64)
+def _load(name: str, side: int, root: Path, cache: Path) -> ImageSet:
     if name in BUILT_IN:
         return _divided(name, _built_in(name, side))
     if name.startswith("folder:"):
-        return _divided(name, _folder(Path(name.removeprefix("folder:")).expanduser(), side))
+        return _divided(name, _folder(Path(name.removeprefix("folder:")).expanduser(), side, cache))
     if name not in FOLDERS:
         known = ", ".join([*known_image_sets(), "folder:PATH"])
         raise BadInputError(f"data set '{name}': unknown; known: {known}")
-    folder = data_root() / FOLDERS[name]
+    folder = root / FOLDERS[name]
     found = [folder / f"{part}.parquet" for part in PARTS]
     present = [path for path in found if path.is_file()]
     if not present:
@@ -103,22 +111,22 @@ def load_image_set(name: str, side: int) -> ImageSet:
             f"{found[0]}: not found; put the Parquet files of {name} there (columns image, label, "
             "class_name), or set OUTERLOOP_DATA to the folder that holds it"
         )
-    parts = [_parquet(name, path, side) for path in present]
+    parts = [_parquet(name, path, side, cache) for path in present]
     return _divided(name, parts[0]) if len(parts) == 1 else _joined(name, *parts)
 
 
-def _parquet(name: str, path: Path, side: int) -> ImageClasses:
+def _parquet(name: str, path: Path, side: int, cache: Path) -> ImageClasses:
     check_parquet(path)
     identity = f"image set {DECODER_VERSION} {side} {sha256_file(path)}"
-    return _cached(f"{name}-{path.stem}", identity, parquet_pictures(path), side, str(path))
+    return _cached(cache, f"{name}-{path.stem}", identity, parquet_pictures(path), side)
 
 
-def _folder(folder: Path, side: int) -> ImageClasses:
+def _folder(folder: Path, side: int, cache: Path) -> ImageClasses:
     files = class_folders(folder)
     listing = listing_digest(path for paths in files.values() for path in paths)
     pictures = (file_picture(path, name) for name, paths in files.items() for path in paths)
     identity = f"image folder {DECODER_VERSION} {side} {listing}"
-    return _cached("folder", identity, pictures, side, str(folder))
+    return _cached(cache, "folder", identity, pictures, side)
 
 
 def _built_in(name: str, side: int) -> ImageClasses:
@@ -140,23 +148,25 @@ def _built_in(name: str, side: int) -> ImageClasses:
         }
     images = [stretch(image, side) for group in groups.values() for image in group]
     sizes = [(label, len(group)) for label, group in groups.items()]
-    return image_classes(name, np.stack(images), sizes, "comes with outerloop", "see the licence")
+    return image_classes(
+        name, np.stack(images), sizes, "comes with what is installed", "see its source"
+    )
 
 
 def _cached(
-    name: str, identity: str, pictures: Iterator[Picture], side: int, source: str
+    cache: Path, name: str, identity: str, pictures: Iterator[Picture], side: int
 ) -> ImageClasses:
     def decode() -> ImageClasses:
         groups: dict[str, list[Images]] = {}
         for picture in pictures:
             groups.setdefault(picture.class_name, []).append(decode_stretched(picture, side))
         if not groups:
-            raise BadInputError(f"{source}: has no pictures")
+            raise BadInputError(f"data set '{name}': has no pictures")
         pixels = np.stack([image for _, group in sorted(groups.items()) for image in group])
         sizes = [(label, len(group)) for label, group in sorted(groups.items())]
-        return image_classes(name, pixels, sizes, source, "as its source states")
+        return image_classes(name, pixels, sizes, name, "as its source states")
 
-    found = cached(cache_root(), name, identity, decode)
+    found = cached(cache, name, identity, decode)
     assert isinstance(found, ImageClasses)  # what decode returns
     return found
 
@@ -165,7 +175,7 @@ def _joined(name: str, train: ImageClasses, test: ImageClasses) -> ImageSet:
     names = tuple(c.name for c in train.classes)
     if names != tuple(c.name for c in test.classes):
         raise BadInputError(
-            f"{test.source}: its classes are not those of {train.source}; expected the same names"
+            f"{test.name}: its classes are not those of {train.name}; expected the same names"
         )
     return ImageSet(name, names, _all(train), _all(test), f"{train.digest} {test.digest}")
 

@@ -27,7 +27,7 @@ def test_experiment_is_valid_and_says_what_it_departs_in(name):
     assert catalog.describe(name) == experiment.description != ""
     text = catalog.find_experiment(name).read_text()
     said = text.replace("\n# ", " ")
-    assert re.search(r"\(20\d\d\), .*(arXiv:\d{4}\.\d{5}|Workshop)|Flennerhag.*arXiv", said)
+    assert re.search(r"\(20\d\d\), .*(arXiv:\d{4}\.\d{5}|Workshop|ICLR)|Flennerhag.*arXiv", said)
     assert "Departs" in text
 
 
