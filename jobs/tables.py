@@ -42,7 +42,7 @@ RETURN_COLUMNS = (
     Column("return", "return ↑", 1, 1, more=True),
     Column("human_normalized", "human-norm., % ↑", 100, 1, more=True),
 )
-FIGURE = re.compile(r"-|\d[\d,.]*")
+FIGURE = re.compile(r"-|-?\d[\d,.]*")
 CAPTION_WIDTH = 60
 INDENT, BETWEEN = 2, " · "  # of cells that are listed
 COLUMN_FRAME = 3  # an edge and a space on both sides of the text
@@ -79,6 +79,31 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         counted = {(c.task, c.seed) for c in evaluation.curves if c.method == method}
         table.add_row(Text(method), *cells, str(len(counted)))
     return table
+
+
+def games_table(evaluation: Evaluation) -> RenderableType | None:
+    """Return a row per game: each method's mean return; None but for games.
+
+    Returns of different games are no common scale, so that their mean says little.
+    """
+    if evaluation.protocol.get("task.kind") != "atari":
+        return None
+    returns: dict[str, dict[str, list[float]]] = {}
+    for method in evaluation.methods:
+        for curve in evaluation.of_method(method):
+            of_game = returns.setdefault(curve.task, {}).setdefault(method, [])
+            of_game.append(curve.metrics["return"])
+    rows = [
+        (game, *(_mean_return(found.get(method, [])) for method in evaluation.methods))
+        for game, found in sorted(returns.items())
+    ]
+    title = "Return by game, mean over adaptations"
+    return rows_table(title, ["game", *evaluation.methods], rows)
+
+
+def _mean_return(returns: Sequence[float]) -> str:
+    mean = math.fsum(returns) / len(returns) if returns else math.nan
+    return f"{mean:,.1f}" if math.isfinite(mean) else "-"
 
 
 def training_table(comparison: Comparison) -> RenderableType:
@@ -192,7 +217,7 @@ def _best(summary: Summary, metric: str, more: bool) -> float | None:
 def _conditions(evaluation: Evaluation) -> str:
     """Return what else a figure depends on, on episodes and in environments."""
     words = environment_conditions(evaluation.protocol)
-    words = words or episode_conditions(evaluation.protocol, evaluation.learner)
+    words += episode_conditions(evaluation.protocol, evaluation.learner)
     if not words:
         return ""
     if evaluation.outer_step >= 0:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.tables import evaluation_table, rows_table, training_table
+from jobs.tables import evaluation_table, games_table, rows_table, training_table
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
 from pipeline.evaluation import Evaluation, TaskCurve, protocol_of
@@ -214,3 +214,11 @@ def test_more_return_is_better_and_the_caption_says_what_it_depends_on():
     games = " ".join(" ".join(drawn(run_in_environments("atari", {"leap": 9.0}))).split())
     assert "sticky actions 0.25" in games
     assert "84x84 grey, 4 frames stacked" in games
+
+
+def test_games_have_a_row_each_with_the_return_of_every_method():
+    games = run_in_environments("atari", {"leap": 1200.0, "scratch": -9.0})
+    text = [" ".join(line.replace("│", " ").split()) for line in printed(games_table(games))]
+    assert "a 1,200.0 -9.0" in text
+    assert "b 1,201.0 -8.0" in text
+    assert games_table(run_in_environments("control", {"leap": 1.0})) is None
