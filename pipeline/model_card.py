@@ -6,9 +6,10 @@ from pipeline.config import Experiment
 from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
-from pipeline.evaluation import Evaluation, learner_of, protocol_of
+from pipeline.evaluation import Evaluation
 from pipeline.learners import is_transductive
 from pipeline.protocol_words import environment_conditions, episode_conditions, tested_on
+from pipeline.protocols import learner_of, protocol_of
 from pipeline.runs import RunFolder
 
 ESTIMATOR_USE = (

@@ -10,7 +10,7 @@ from pipeline.config_learning import EPISODE_KINDS
 
 
 def tested_on(protocol: Mapping[str, Any]) -> str:
-    """Return what tasks a meta-test of `protocol` (`evaluation.protocol_of`) is on."""
+    """Return what tasks a meta-test of `protocol` (`protocols.protocol_of`) is on."""
     kind = protocol.get("task.kind", "alphabets")
     if kind == "alphabets":
         return f"{protocol['data.name']}, {protocol['evaluation.num_steps']} inner steps"
@@ -61,7 +61,7 @@ def environment_conditions(protocol: Mapping[str, Any]) -> list[str]:
 def episode_conditions(protocol: Mapping[str, Any], learner: Mapping[str, Any]) -> list[str]:
     """Return what else a figure on episodes depends on; nothing for other tasks.
 
-    `learner` is what `evaluation.learner_of` says; empty for several at once.
+    `learner` is what `protocols.learner_of` says; empty for several at once.
     """
     if protocol.get("task.kind") not in EPISODE_KINDS:
         return []

@@ -19,7 +19,7 @@ from pipeline.config import Experiment
 from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
-from pipeline.evaluation import Evaluation, learner_of, protocol_of
+from pipeline.evaluation import Evaluation
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
 from pipeline.messages import Split
@@ -27,6 +27,7 @@ from pipeline.metric_log import read_curve
 from pipeline.plot_style import COLOURS
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
+from pipeline.protocols import learner_of, protocol_of
 from pipeline.run_ending import RunEnding
 from pipeline.run_log import LoggedProgress, log_evaluation
 from pipeline.runs import RunFolder, home

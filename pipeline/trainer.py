@@ -11,11 +11,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 from typing import Protocol
-
-import numpy as np
-import pyarrow as pa
 
 from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted, Backend
@@ -27,6 +23,7 @@ from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
 from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
+from pipeline.meta_test import adaptations, curves_of
 from pipeline.progress import OuterProgress, Progress
 from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
 from pipeline.tasks import sample_meta_batch
@@ -146,20 +143,7 @@ class Trainer:
         `version` is that of the parameters that the backend holds, by default the newest.
         """
         version = self.version if version is None else version
-        work = product(methods, range(num_tasks), range(self.experiment.evaluation.repeats))
-        specs = [
-            TaskSpec(
-                meta_step=version,
-                index=index,
-                task_id=task_id,
-                split=split,
-                version=version,
-                purpose="evaluate",
-                method=method,
-                repeat=repeat,
-            )
-            for index, (method, task_id, repeat) in enumerate(work)
-        ]
+        specs = adaptations(methods, num_tasks, self.experiment.evaluation.repeats, split, version)
         name = "meta-test" if split == "test" else "validation"
         self._progress.phase(name, len(specs))
         parts: dict[int, list[Segment]] = {}
@@ -170,23 +154,11 @@ class Trainer:
             parts[segment.spec.index] = [*held, segment]
             if segment.final:
                 self._progress.advance()
-        failed = self._failed_adaptations(parts)
-        kept = [spec for spec in specs if (spec.task_id, spec.repeat) not in failed]
-        return [_curve(parts[spec.index]) for spec in kept]
-
-    def _failed_adaptations(self, parts: Mapping[int, list[Segment]]) -> set[tuple[int, int]]:
-        """Return task and repeat of the adaptations whose environment failed, counted and named.
-
-        They are left out for every method: all are to be judged on the same.
-        """
-        ends = [segments[-1] for segments in parts.values()]
-        for end in (end for end in ends if end.failure):
+        failed = [segments[-1] for segments in parts.values() if segments[-1].failure]
+        for segment in failed:
             self._books.counters.dropped += 1
-            logger.warning("meta-test: %s left out: %s", end.task, end.failure)
-        failed = {(end.spec.task_id, end.spec.repeat) for end in ends if end.failure}
-        if failed and len(failed) == len({(end.spec.task_id, end.spec.repeat) for end in ends}):
-            raise TaskFailedError(f"the meta-test has no task left: {ends[-1].failure}")
-        return failed
+            logger.warning("%s: %s left out: %s", name, segment.task, segment.failure)
+        return curves_of([parts[spec.index] for spec in specs])
 
     def _run_meta_batch(self, step: int) -> dict[int, TaskRecord]:
         """Run the meta-batch's tasks until the aggregator holds each one wholly."""
@@ -287,23 +259,3 @@ class Trainer:
 
 def _accepted(records: Mapping[int, TaskRecord]) -> Accepted:
     return {i: (r.attempt, r.num_segments) for i, r in sorted(records.items()) if r.finite}
-
-
-def _curve(segments: Sequence[Segment]) -> TaskCurve:
-    table = pa.Table.from_batches([segment.rows for segment in segments])
-    losses, errors, returns = (
-        table.column(name).to_numpy().astype(np.float32)
-        for name in ("loss", "error", "episode_return")
-    )
-    env_steps = table.column("env_steps").drop_null().to_numpy()
-    last = segments[-1]
-    return TaskCurve(
-        method=last.spec.method,
-        task=last.task,
-        repeat=last.spec.repeat,
-        losses=losses,
-        errors=errors,
-        metrics=last.metrics,
-        returns=returns[: len(env_steps)],  # none but where there are environments
-        env_steps=env_steps,
-    )

@@ -11,7 +11,8 @@ from rich.console import Console
 from jobs.tables import evaluation_table, games_table, rows_table, training_table
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
-from pipeline.evaluation import Evaluation, TaskCurve, protocol_of
+from pipeline.evaluation import Evaluation, TaskCurve
+from pipeline.protocols import protocol_of
 from tests.pipeline.evaluations_for_tests import only_figures
 
 TASKS = ("a", "b", "c")

@@ -14,10 +14,11 @@ from pipeline.cluster import RayBackend
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError, TaskFailedError
-from pipeline.evaluation import Evaluation, learner_of, protocol_of
+from pipeline.evaluation import Evaluation
 from pipeline.local import LocalBackend
 from pipeline.network import build_network, initial_outer_parameters
 from pipeline.plots import plot_evaluation
+from pipeline.protocols import learner_of, protocol_of
 from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tasks.environment_pools import ControlPool
