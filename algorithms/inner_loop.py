@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -76,6 +76,8 @@ class StepRecords:
     grad_norm: Tensor  # ‖g_i‖
     path_length: Tensor  # Σ ‖Δθ‖ from the start of the task to the end of step i
     lr: Tensor  # learning rate of the step
+    # What else the task reports, by name: float64, NaN in steps in which it did not.
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class InnerLoop:
@@ -131,14 +133,19 @@ class InnerLoop:
         self._path_length = vector.values.new_zeros((), dtype=torch.float64)
 
     def run(self, num_steps: int) -> StepRecords:
-        """Take `num_steps` inner steps and return their figures; waits for the device once.
+        """Take `num_steps` inner steps and return their figures; waits for the device at the end.
 
         Raises RuntimeError if the model's gradients do not gather in the vector.
         """
         self.model.train()
-        rows = self.vector.values.new_full((num_steps, 4), float("nan"))
+        rows = self.vector.values.new_full((num_steps, 3), float("nan"))
+        reported: dict[str, Tensor] = {}
         for number, row in enumerate(rows.unbind()):
             self._take_step(row)
+            for name, figure in self.task.training_metrics().items():
+                if name not in reported:
+                    reported[name] = rows.new_full((num_steps,), math.nan, dtype=torch.float64)
+                reported[name][number].copy_(figure)
             if number == 0 and not self.vector.is_bound(self.model):
                 raise RuntimeError(
                     "the model's parameters or gradients are no views into the vector: "
@@ -146,8 +153,10 @@ class InnerLoop:
                 )
         taken = range(self.step - num_steps, self.step)
         lr = torch.tensor([self._optimizer.lr_at(step) for step in taken])
-        loss, error, grad_norm, path_length = rows.to("cpu", torch.float32).T.contiguous()
-        return StepRecords(loss, error, grad_norm, path_length, lr)
+        loss, grad_norm, path_length = rows.to("cpu", torch.float32).T.contiguous()
+        figures = {name: column.cpu() for name, column in reported.items()}
+        error = figures.pop("error", torch.full_like(lr, math.nan)).float()
+        return StepRecords(loss, error, grad_norm, path_length, lr, figures)
 
     def finish(self) -> Tensor | None:
         """Return the rest of the outer gradient [P]; None without a fold.
@@ -195,11 +204,8 @@ class InnerLoop:
         lr = self._optimizer.lr_at(self.step)
         self._path_length.add_(self._update.apply(grad_norm, lr))
         self.step += 1
-        loss_cell, error_cell, grad_norm_cell, path_length_cell = row.unbind()
+        loss_cell, grad_norm_cell, path_length_cell = row.unbind()
         loss_cell.copy_(loss)
-        error = self.task.training_metrics().get("error")
-        if error is not None:
-            error_cell.copy_(error)
         grad_norm_cell.copy_(grad_norm)
         path_length_cell.copy_(self._path_length)
 

@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 def area_under_curve(errors: ArrayLike) -> float:
@@ -19,6 +19,38 @@ def area_under_curve(errors: ArrayLike) -> float:
     if curve.size == 0:
         raise ValueError("a learning curve needs at least one step")
     return float(curve.mean())
+
+
+def last_known(returns: ArrayLike, otherwise: float = math.nan) -> NDArray[np.float64]:
+    """Return a curve [K] of episodes' returns without its gaps: float64 [K].
+
+    Steps in which no episode ended (NaN) get the return before; those before the first end get
+    the first, or `otherwise` if there is none at all.
+    """
+    curve = np.asarray(returns, dtype=np.float64)
+    (known,) = np.isfinite(curve).nonzero()
+    if known.size == 0:
+        return np.full_like(curve, otherwise)
+    before = np.searchsorted(known, np.arange(len(curve)), side="right") - 1
+    filled: NDArray[np.float64] = curve[known[before.clip(min=0)]]
+    return filled
+
+
+def area_under_returns(env_steps: ArrayLike, returns: ArrayLike) -> float:
+    """Return the area under a curve of returns: its mean over env steps; higher is better.
+
+    Args:
+        env_steps: [K], env steps taken up to the end of each inner step.
+        returns: [K], of the latest episodes at the end of each.
+
+    Raises:
+        ValueError: The curve is empty.
+    """
+    steps = np.asarray(env_steps, dtype=np.float64)
+    if steps.size == 0:
+        raise ValueError("a learning curve needs at least one step")
+    widths = np.diff(steps, prepend=0.0)
+    return float(np.average(np.asarray(returns, dtype=np.float64), weights=widths))
 
 
 def confidence_interval_95(values: ArrayLike) -> tuple[float, float]:

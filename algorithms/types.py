@@ -25,8 +25,9 @@ class Task(Protocol):
     def training_metrics(self) -> dict[str, Tensor]:
         """Return detached figures (shape []) of the minibatch that `loss` saw last.
 
-        Classification reports `error`, the share of the minibatch that was misclassified.
-        They stay on the device: reading them is left to the end of a segment.
+        Classification reports `error`, the share of the minibatch that was misclassified;
+        reinforcement learning `env_steps`, `episode_return`, `episode_length` and `entropy`.
+        Those on the device stay there: reading them is left to the end of a segment.
         """
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs import catalog
 from jobs.progress import shown
-from jobs.tables import evaluation_table, rows_table, training_table
+from jobs.tables import evaluation_table, games_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
@@ -44,7 +44,7 @@ def evaluate(
     folder = RunFolder.open(run)
     with shown(console) as progress:
         evaluation, plot = session.evaluate(folder, baselines, progress, overrides)
-    console.print(evaluation_table(evaluation))
+    _show(console, evaluation)
     _look(console, run=folder.path, plot=plot)
     return {"run_id": folder.run_id, "methods": evaluation.summary(), "plot": plot}
 
@@ -56,7 +56,7 @@ def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
         check_destination(plot)
     path = plot or home() / comparison_name([folder.run_id for folder in folders])
     compared = comparison.compare([Evaluation.from_parquet(f.evaluation) for f in folders])
-    console.print(evaluation_table(compared.evaluation))
+    _show(console, compared.evaluation)
     console.print(training_table(compared))
     for method, training in compared.training.items():
         if training.run_ids:
@@ -100,7 +100,7 @@ def _training_result(console: Console, result: session.TrainResult) -> Result:
     evaluation = result.evaluation
     methods = {} if evaluation is None else evaluation.summary()
     if evaluation is not None:
-        console.print(evaluation_table(evaluation))
+        _show(console, evaluation)
     _look(console, run=result.run_dir, plot=result.plot)
     console.print("all runs: outerloop ui")
     own = evaluation.method if evaluation else ""
@@ -110,6 +110,13 @@ def _training_result(console: Console, result: session.TrainResult) -> Result:
         "final": methods.get(own, {}),
         "baselines": {name: values for name, values in methods.items() if name != own},
     }
+
+
+def _show(console: Console, evaluation: Evaluation) -> None:
+    console.print(evaluation_table(evaluation))
+    by_game = games_table(evaluation)
+    if by_game is not None:
+        console.print(by_game)
 
 
 def _look(console: Console, **places: Path | None) -> None:

@@ -13,19 +13,36 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.protocol_words import episode_conditions, tested_on
+from pipeline.config_environments import ENVIRONMENT_KINDS
+from pipeline.protocol_words import environment_conditions, episode_conditions, tested_on
 
 if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
     from pipeline.comparison import Comparison, Training
     from pipeline.evaluation import Evaluation, Summary
 
-# Metric, column title, factor for display, and whether more is better.
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How a table shows a metric."""
+
+    metric: str
+    title: str
+    factor: int
+    digits: int
+    more: bool  # whether more is better
+
+
 COLUMNS = (
-    ("auc", "AUC, % ↓", 100, False),
-    ("accuracy", "accuracy, % ↑", 100, True),
-    ("loss", "loss ↓", 1, False),
+    Column("auc", "AUC, % ↓", 100, 1, more=False),
+    Column("accuracy", "accuracy, % ↑", 100, 1, more=True),
+    Column("loss", "loss ↓", 1, 3, more=False),
 )
-FIGURE = re.compile(r"-|\d[\d,.]*")
+RETURN_COLUMNS = (
+    Column("auc", "AUC ↑", 1, 1, more=True),
+    Column("return", "return ↑", 1, 1, more=True),
+    Column("human_normalized", "human-norm., % ↑", 100, 1, more=True),
+)
+FIGURE = re.compile(r"-|-?\d[\d,.]*")
 CAPTION_WIDTH = 60
 INDENT, BETWEEN = 2, " · "  # of cells that are listed
 COLUMN_FRAME = 3  # an edge and a space on both sides of the text
@@ -38,25 +55,55 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     """
     protocol, summary = evaluation.protocol, evaluation.summary()
     title = f"Meta-test: {tested_on(protocol)}"
-    columns = [column for column in COLUMNS if any(column[0] in m for m in summary.values())]
-    caption = _caption(evaluation, has_area=columns[:1] == [COLUMNS[0]])
+    of_returns = protocol.get("task.kind") in ENVIRONMENT_KINDS
+    columns = [
+        column
+        for column in (RETURN_COLUMNS if of_returns else COLUMNS)
+        if any(column.metric in m for m in summary.values())
+    ]
+    caption = _caption(evaluation, columns)
     table = Table(
         title=title, title_justify="left", caption=caption, caption_justify="left",
         min_width=max(map(len, caption.splitlines())),
     )  # fmt: skip
     table.add_column("method", overflow="fold", ratio=1)
-    for _, column, _, _ in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
     several_seeds = len({curve.seed for curve in evaluation.curves}) > 1
     table.add_column("pairs" if several_seeds else "tasks", justify="right", no_wrap=True)
-    best = {metric: _best(summary, metric, more) for metric, _, _, more in columns}
+    best = {column.metric: _best(summary, column.metric, column.more) for column in columns}
     for method, metrics in summary.items():
         cells = [
-            _figure(metrics.get(metric), factor, best[metric]) for metric, _, factor, _ in columns
+            _figure(metrics.get(column.metric), column, best[column.metric]) for column in columns
         ]
         counted = {(c.task, c.seed) for c in evaluation.curves if c.method == method}
         table.add_row(Text(method), *cells, str(len(counted)))
     return table
+
+
+def games_table(evaluation: Evaluation) -> RenderableType | None:
+    """Return a row per game: each method's mean return; None but for games.
+
+    Returns of different games are no common scale, so that their mean says little.
+    """
+    if evaluation.protocol.get("task.kind") != "atari":
+        return None
+    returns: dict[str, dict[str, list[float]]] = {}
+    for method in evaluation.methods:
+        for curve in evaluation.of_method(method):
+            of_game = returns.setdefault(curve.task, {}).setdefault(method, [])
+            of_game.append(curve.metrics["return"])
+    rows = [
+        (game, *(_mean_return(found.get(method, [])) for method in evaluation.methods))
+        for game, found in sorted(returns.items())
+    ]
+    title = "Return by game, mean over adaptations"
+    return rows_table(title, ["game", *evaluation.methods], rows)
+
+
+def _mean_return(returns: Sequence[float]) -> str:
+    mean = math.fsum(returns) / len(returns) if returns else math.nan
+    return f"{mean:,.1f}" if math.isfinite(mean) else "-"
 
 
 def training_table(comparison: Comparison) -> RenderableType:
@@ -149,10 +196,10 @@ def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
     return widths
 
 
-def _figure(values: dict[str, Any] | None, factor: float, best: float | None) -> Text:
+def _figure(values: dict[str, Any] | None, column: Column, best: float | None) -> Text:
     if values is None or not math.isfinite(values["mean"]):
         return Text("-" if values is None else "diverged")
-    digits = 1 if factor == 100 else 3
+    factor, digits = column.factor, column.digits
     text = f"{factor * values['mean']:.{digits}f}"
     if math.isfinite(values["ci95"]):  # a single task has no interval
         text += f" ± {factor * values['ci95']:.{digits}f}"
@@ -167,9 +214,10 @@ def _best(summary: Summary, metric: str, more: bool) -> float | None:
     return (max if more else min)(finite) if len(finite) > 1 else None
 
 
-def _episode_words(evaluation: Evaluation) -> str:
-    """Return what else a figure on episodes depends on; nothing for alphabets."""
-    words = episode_conditions(evaluation.protocol, evaluation.learner)
+def _conditions(evaluation: Evaluation) -> str:
+    """Return what else a figure depends on, on episodes and in environments."""
+    words = environment_conditions(evaluation.protocol)
+    words += episode_conditions(evaluation.protocol, evaluation.learner)
     if not words:
         return ""
     if evaluation.outer_step >= 0:
@@ -177,8 +225,12 @@ def _episode_words(evaluation: Evaluation) -> str:
     return "\n".join(packed(words, CAPTION_WIDTH)) + ".\n"
 
 
-def _caption(evaluation: Evaluation, has_area: bool) -> str:
-    area = "AUC: area under the error curve, its mean over the steps.\n"
+def _caption(evaluation: Evaluation, columns: Sequence[Column]) -> str:
+    area = ""
+    if COLUMNS[0] in columns:
+        area = "AUC: area under the error curve, its mean over the steps.\n"
+    if RETURN_COLUMNS[0] in columns:
+        area = "AUC: area under the return curve, its mean over env steps.\n"
     if len({curve.seed for curve in evaluation.curves}) == 1:
         interval = "±: 95 % interval over tasks."
     else:
@@ -186,5 +238,6 @@ def _caption(evaluation: Evaluation, has_area: bool) -> str:
             "±: 95 % interval over (task, seed) pairs as if independent,\n"
             "though a task under two seeds is still the same task."
         )
-    before = _episode_words(evaluation) + (area if has_area else "")
-    return f"{before}{interval}\n↓: lower is better. *: the best."
+    of_returns = any(column in RETURN_COLUMNS for column in columns)
+    arrow = "↑: higher" if of_returns else "↓: lower"
+    return f"{_conditions(evaluation)}{area}{interval}\n{arrow} is better. *: the best."

@@ -149,13 +149,25 @@ def _training(group: Sequence[Evaluation]) -> Training:
     return Training(
         outer_steps=learner.get("meta.num_steps"),
         inner_steps=math.prod(known) if len(known) == len(factors) else None,
-        num_tasks=None if "transductive" in learner else learner.get("data.num_train_tasks"),
+        num_tasks=_num_train_tasks(group[0]),
         seeds=tuple(one.seed for one in group),
         run_ids=tuple(one.run_id for one in group),
         num_episodes=_num_episodes(learner),
         transductive=learner.get("transductive"),
         augmented=learner.get("episodes.augment"),
     )
+
+
+def _num_train_tasks(evaluation: Evaluation) -> int | None:
+    learner = evaluation.learner
+    if "transductive" in learner:
+        return None
+    kind = evaluation.protocol.get("task.kind")
+    if kind == "atari":
+        return len(learner["environments.games"])
+    key = "environments.num_train" if kind == "control" else "data.num_train_tasks"
+    found: int | None = learner.get(key)
+    return found
 
 
 def _num_episodes(learner: dict[str, Any]) -> int | None:

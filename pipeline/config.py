@@ -15,8 +15,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from algorithms import find_learner, is_episodic
+from pipeline.config_environments import (
+    ENVIRONMENT_KINDS,
+    AgentConfig,
+    EnvironmentsConfig,
+    check_environments,
+)
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
 from pipeline.config_learning import (
+    ENCODERS,
     EPISODE_KINDS,
     AlgorithmConfig,
     DataConfig,
@@ -53,6 +60,8 @@ class Experiment(Section):
     task: TaskConfig = TaskConfig()  # type: ignore[call-arg]
     datasets: DatasetsConfig = DatasetsConfig()  # type: ignore[call-arg]
     episodes: EpisodesConfig = EpisodesConfig()  # type: ignore[call-arg]
+    environments: EnvironmentsConfig = EnvironmentsConfig()  # type: ignore[call-arg]
+    agent: AgentConfig = AgentConfig()  # type: ignore[call-arg]
     inner: InnerConfig = InnerConfig()  # type: ignore[call-arg]
     outer: OuterConfig = OuterConfig()  # type: ignore[call-arg]
     meta: MetaConfig = MetaConfig()  # type: ignore[call-arg]
@@ -100,9 +109,11 @@ class Experiment(Section):
                 raise ConfigProblems(
                     Problem(causes[0], f"{text}: set task.kind=alphabets or datasets", causes)
                 )
+            self._check_encoder()
             if kind in EPISODE_KINDS:
-                self._check_encoder()
                 self._check_ways(any_way=False)
+            if kind in ENVIRONMENT_KINDS:
+                check_environments(kind, self.environments, self.agent, self.inner.epochs)
             return self
         wanted = {"episodes": "classification", "sinusoids": "regression"}.get(kind)
         kinds = learner.kinds
@@ -152,10 +163,11 @@ class Experiment(Section):
         )
 
     def _check_encoder(self) -> None:
-        is_perceptron = self.model.encoder == "perceptron"
-        if is_perceptron == (self.task.kind == "sinusoids"):
+        fitting = ENCODERS[self.task.kind]
+        if self.model.encoder in fitting:
             return
-        expected = "conv, resnet12 or wide-resnet" if is_perceptron else "perceptron"
+        *others, last = fitting
+        expected = f"{', '.join(others)} or {last}" if others else last
         keys = (("model", "encoder"), ("task", "kind"))
         text = f"task.kind={self.task.kind} takes {expected}, not {self.model.encoder}"
         raise ConfigProblems(Problem(keys[0], text, keys))

@@ -84,8 +84,12 @@ class AlgorithmConfig(Section):
 class ModelConfig(Section):
     """The network that the tasks train."""
 
-    encoder: Literal["conv", "resnet12", "wide-resnet", "perceptron"] = Field(
-        "conv", description="Encoder: conv, resnet12, wide-resnet (WRN-28-10), perceptron."
+    encoder: Literal[
+        "conv", "resnet12", "wide-resnet", "perceptron", "tanh", "atari-small", "nature"
+    ] = Field(
+        "conv",
+        description="Encoder: conv, resnet12, wide-resnet (WRN-28-10), perceptron; of environments "
+        "tanh (vectors), atari-small (Mnih et al. 2013), nature (2015).",
     )
     num_filters: int = Field(64, ge=1, le=4096, description="Filters in each convolution.")
     num_blocks: int = Field(4, ge=1, le=4, description="Blocks of conv, pool, norm and ReLU.")
@@ -110,6 +114,16 @@ class ModelConfig(Section):
 
 
 EPISODE_KINDS = ("episodes", "sinusoids")
+IMAGE_ENCODERS = ("conv", "resnet12", "wide-resnet", "atari-small", "nature")
+# The encoders that tasks of a kind can take.
+ENCODERS = {
+    "alphabets": ("conv", "resnet12", "wide-resnet"),
+    "datasets": ("conv", "resnet12", "wide-resnet"),
+    "episodes": ("conv", "resnet12", "wide-resnet"),
+    "sinusoids": ("perceptron",),
+    "control": ("tanh", "perceptron", "atari-small", "nature"),
+    "atari": ("atari-small", "nature"),
+}
 
 
 class DataConfig(Section):
@@ -135,10 +149,10 @@ class DataConfig(Section):
 class TaskConfig(Section):
     """What one task is: its classes, its examples, its minibatches."""
 
-    kind: Literal["alphabets", "datasets", "episodes", "sinusoids"] = Field(
+    kind: Literal["alphabets", "datasets", "episodes", "sinusoids", "control", "atari"] = Field(
         "alphabets",
         description="alphabets (keys below), datasets (whole data sets, section `datasets`), "
-        "episodes or sinusoids (section `episodes`).",
+        "episodes or sinusoids (section `episodes`), control or atari (section `environments`).",
     )
     num_ways: int = Field(20, ge=2, description="Characters of the alphabet in a task.")
     num_train_drawings: int = Field(15, ge=1, description="Drawings a character to train on.")

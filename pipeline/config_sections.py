@@ -36,10 +36,19 @@ class Section(BaseModel):
 class InnerConfig(Section):
     """The inner loop: training on one task."""
 
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer within a task.")
+    optimizer: Literal["sgd", "adam", "rmsprop"] = Field(
+        "sgd", description="Optimizer within a task."
+    )
     lr: float = Field(0.1, gt=0, description="Learning rate of the inner loop.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of inner SGD.")
     beta1: float = Field(0.9, ge=0, lt=1, description="First decay rate of inner Adam.")
+    alpha: float = Field(0.99, ge=0, lt=1, description="Decay rate of inner RMSProp.")
+    eps: float = Field(
+        1e-4, gt=0, description="Added to the root of the mean square in inner RMSProp."
+    )
+    max_grad_norm: float = Field(
+        0.0, ge=0, description="Norm that an inner step's gradient is clipped to; 0: not clipped."
+    )
     num_steps: int = Field(100, ge=1, description="Inner steps of one task (K).")
     epochs: int = Field(
         0,

@@ -26,6 +26,7 @@ class Counters:
     retries: int = 0
     dropped: int = 0
     bad_in_a_row: int = 0
+    env_steps: int = 0
 
 
 class Dispatcher:

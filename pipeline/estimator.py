@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from algorithms import EpisodeLearner, InnerLoop, ParameterVector
 from algorithms.episodic.learner import Predictor
 from algorithms.types import Episode
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.config_learning import EPISODE_KINDS
 from pipeline.data.pictures import class_folders, decode_resized, file_picture
+from pipeline.errors import BadInputError
 from pipeline.estimator_inputs import class_labels, class_numbers, number_targets, prepared
 from pipeline.export import ExportedModel, read_exported
 from pipeline.learners import inner_optimizer
@@ -36,7 +38,13 @@ def load(folder: str | Path, device: str = "cpu") -> FewShotEstimator:
 
     BadInputError, a ValueError that names the file, if it cannot be read.
     """
-    return FewShotEstimator(read_exported(Path(folder)), device)
+    exported = read_exported(Path(folder))
+    if exported.experiment.task.kind in ENVIRONMENT_KINDS:
+        raise BadInputError(
+            f"{folder}: is an agent in environments, which learns by acting and not from examples; "
+            "pipeline.export.read_exported gives its network"
+        )
+    return FewShotEstimator(exported, device)
 
 
 class FewShotEstimator:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +23,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from algorithms.scoring import area_under_curve, confidence_interval_95
-from pipeline.config import field_rows
-from pipeline.config_learning import EPISODE_KINDS
+from algorithms.scoring import (
+    area_under_curve,
+    area_under_returns,
+    confidence_interval_95,
+    last_known,
+)
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
-from pipeline.learners import is_transductive
 from pipeline.runs import json_text
 
 if TYPE_CHECKING:
-    from pipeline.config import Experiment
+    pass
 
 CURVES, SUMMARY = "curves.parquet", "summary.parquet"
 METADATA = b"outerloop"  # key of the Parquet metadata that holds all but the curves
@@ -45,41 +47,11 @@ CURVES_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("losses", pa.list_(pa.float32())),
         ("errors", pa.list_(pa.float32())),
+        ("returns", pa.list_(pa.float32())),
+        ("env_steps", pa.list_(pa.int64())),
         ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
 )
-
-# What the methods of a comparison must share. An inner loop on alphabets is part of the meta-test,
-# and so is the network that it trains; a learner of episodes brings its own of both.
-PROTOCOL_SECTIONS = ("model.", "task.", "inner.")
-EPISODE_SECTIONS = ("episodes.",)
-PROTOCOL_KEYS = (
-    "data.name",
-    "datasets.image_size",
-    "seed",
-    "evaluation.num_steps",
-    "evaluation.repeats",
-)
-EPISODE_KEYS = ("data.name", "seed", "task.kind", "evaluation.repeats")
-# How episodes are drawn in meta-training, and how the work was cut up.
-EPISODE_LEARNER_KEYS = (
-    "episodes.train_num_ways",
-    "episodes.train_num_shots",
-    "episodes.train_num_queries",
-    "episodes.augment",
-    "episodes.group",
-    "episodes.num_val",
-)
-# How the initialisation was learned, and how the work was cut up: no part of the meta-test.
-LEARNER_KEYS = (
-    "inner.num_steps",
-    "inner.epochs",
-    "inner.segment_steps",
-    "data.num_train_tasks",
-    "datasets.names",
-)
-LEARNER_SECTIONS = ("algorithm.", "outer.")
-LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
 
 WORST = {"accuracy": 0.0, "error": 1.0}
 
@@ -97,15 +69,37 @@ class TaskCurve:
     errors: npt.NDArray[np.float32]  # [K], share of that minibatch misclassified
     metrics: dict[str, float]  # on the task's held-out data after the last step: accuracy, loss
     seed: int = 0  # of the run; `compare` fills it in where runs of several seeds meet
+    # Of reinforcement learning, else [0]: mean return of the episodes that ended in each step, NaN
+    # if none did; and env steps taken up to its end.
+    returns: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))  # [K]
+    env_steps: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # [K]
 
     def __post_init__(self) -> None:
         assert self.losses.shape == self.errors.shape
-        assert self.losses.ndim == 1
+        assert self.returns.shape == self.env_steps.shape
+        assert self.losses.ndim == self.returns.ndim == 1
 
     def figures(self) -> dict[str, float]:
-        """Return its metrics, and `auc`, the mean training error, where there is a curve."""
-        area = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
-        return {**area, **self.metrics}
+        """Return its metrics, and `auc` where there is a curve.
+
+        The mean training error over the steps; of reinforcement learning the mean return over env
+        steps, NaN if the adaptation diverged.
+        """
+        if self.returns.size:
+            area = area_under_returns(self.env_steps, self.return_curve())
+            return {"auc": area, **self.metrics}
+        areas = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
+        return {**areas, **self.metrics}
+
+    def return_curve(self) -> npt.NDArray[np.float64]:
+        """Return the latest return at each step: [K]; NaN throughout if the adaptation diverged.
+
+        Steps before the first end of an episode get the first return there is, be it that of the
+        episodes played after the adaptation.
+        """
+        if not np.isfinite(self.losses).all():
+            return np.full(self.returns.shape, math.nan)
+        return last_known(self.returns, otherwise=self.metrics.get("return", math.nan))
 
     def judged(self) -> TaskCurve:
         """Return the curve as it counts: where the adaptation diverged, as wrong from there on.
@@ -160,7 +154,7 @@ class Evaluation:
     def summary(self) -> Summary:
         """Return {method: {metric: {mean, ci95, tasks, seeds}}}.
 
-        Metrics are `auc` (mean training error over the steps) and the held-out ones, of them those
+        Metrics are `auc` (see `TaskCurve.figures`) and the held-out ones, of them those
         that all of a method's curves have; an adaptation that diverged has no loss, so that the
         mean loss is NaN (null in JSON) and the other metrics count it as wrong. Repeats of a task
         are averaged first. The 95 % interval, mean ± ci95, is over tasks; with several seeds it is
@@ -210,55 +204,6 @@ class Evaluation:
             ) from None
 
 
-def protocol_of(
-    experiment: Experiment,
-    test_tasks: Sequence[str],
-    data_digest: str,
-    profile: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return what the meta-test of `experiment` on `test_tasks` fixes for all methods.
-
-    `data_digest` is of the data set's content: one name can stand for several versions of it.
-    `profile` says of episodes what they are drawn from.
-    """
-    rows = {key: value for key, value, _ in field_rows(experiment)}
-    if experiment.task.kind not in EPISODE_KINDS:
-        kept = {
-            key: value
-            for key, value in rows.items()
-            if key not in LEARNER_KEYS
-            and (key in PROTOCOL_KEYS or key.startswith(PROTOCOL_SECTIONS))
-        }
-        return kept | {"data.digest": data_digest, "test_tasks": list(test_tasks)}
-    kept = {
-        key: value
-        for key, value in rows.items()
-        if key not in EPISODE_LEARNER_KEYS
-        and (key in EPISODE_KEYS or key.startswith(EPISODE_SECTIONS))
-    }
-    # Episodes are numbered: thousands of names would say no more than their count.
-    tested = [f"{len(test_tasks)} episodes"]
-    return kept | {"data.digest": data_digest, "test_tasks": tested, "classes": dict(profile or {})}
-
-
-def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
-    """Return how `experiment` learns in `outer_steps`, its seed apart; and how it answers."""
-    keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key != "inner.segment_steps")
-    sections: tuple[str, ...] = LEARNER_SECTIONS
-    if experiment.task.kind in EPISODE_KINDS:
-        keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps")
-        sections += ("model.", "inner.")
-    settings = {
-        key: value
-        for key, value, _ in field_rows(experiment)
-        if key in keys or key.startswith(sections)
-    }
-    if experiment.task.kind in EPISODE_KINDS:
-        settings["transductive"] = is_transductive(experiment)
-    # What was done, not what was planned: a run that has not ended can be meta-tested too.
-    return settings | {"meta.num_steps": outer_steps}
-
-
 def per_task(curves: Iterable[TaskCurve]) -> dict[tuple[str, int], list[TaskCurve]]:
     """Return the curves by (task, seed): the repeats that are averaged before anything else."""
     groups: dict[tuple[str, int], list[TaskCurve]] = defaultdict(list)
@@ -284,7 +229,13 @@ def _summarise(curves: list[TaskCurve]) -> dict[str, dict[str, Any]]:
 
 
 def _curve(row: dict[str, Any]) -> TaskCurve:
-    arrays = {name: np.asarray(row[name], np.float32) for name in ("losses", "errors")}
+    kinds = {
+        "losses": np.float32,
+        "errors": np.float32,
+        "returns": np.float32,
+        "env_steps": np.int64,
+    }
+    arrays = {name: np.asarray(row[name], kind) for name, kind in kinds.items()}
     return TaskCurve(**(row | arrays | {"metrics": dict(row["metrics"])}))
 
 

@@ -47,7 +47,7 @@ class ExportedModel:
     experiment: Experiment
     model: nn.Module  # a learner of episodes, or the network that inner loops train
     preparation: Preparation
-    num_outputs: int  # of the network: classes, or targets of a regression
+    num_outputs: int  # of the network: classes, targets of a regression, or actions
 
 
 def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
         "outer_step": step,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "num_outputs": task_shape(experiment).num_outputs,
+        "continuous": task_shape(experiment).continuous,
         "preparation": asdict(worker.family.preparation()),
         "trained_on": {
             "data": experiment.data.name,
@@ -106,7 +107,12 @@ def read_exported(folder: Path) -> ExportedModel:
     # Its weights hold the encoder too; where that came from may be gone.
     model = experiment.model.model_copy(update={"pretrained": ""})
     preparation, num_outputs = _sizes(about, folder)
-    shape = TaskShape(preparation.channels, preparation.image_size, num_outputs)
+    shape = TaskShape(
+        preparation.channels,
+        preparation.image_size,
+        num_outputs,
+        continuous=bool(about.get("continuous", False)),
+    )
     network, _ = build_network(experiment.model_copy(update={"model": model}), shape=shape)
     load_weights(network, read_weights(folder), str(folder))
     return ExportedModel(experiment, network.eval(), preparation, num_outputs)

@@ -50,6 +50,9 @@ def inner_optimizer(experiment: Experiment, num_steps: int) -> InnerOptimizer:
         lr=inner.lr,
         momentum=inner.momentum,
         beta1=inner.beta1,
+        alpha=inner.alpha,
+        eps=inner.eps,
+        max_grad_norm=inner.max_grad_norm,
         schedule=inner.schedule,
         num_steps=num_steps,
     )

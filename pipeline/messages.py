@@ -24,6 +24,11 @@ TRAJECTORY_SCHEMA = pa.schema(
         ("path_length", pa.float32()),  # length of the path in parameter space so far
         ("lr", pa.float32()),
         ("wall_ms", pa.float32()),  # mean over the segment: single steps are not timed
+        # Of reinforcement learning; null elsewhere, and where no episode ended in the step.
+        ("env_steps", pa.int64()),  # actions taken in the task so far, in all its environments
+        ("episode_return", pa.float32()),  # mean over the episodes that ended; true rewards
+        ("episode_length", pa.float32()),  # mean over the same, in actions
+        ("entropy", pa.float32()),  # of the policy, in nats
     ]
 )
 
@@ -66,11 +71,12 @@ class Segment:
     spec: TaskSpec
     number: int  # from 0 within the attempt
     final: bool
-    finite: bool  # False: a loss or gradient was not finite, and the task ends here
+    finite: bool  # False: a loss or gradient was not finite, or `failure`; the task ends here
     task: str  # name of the task
     rows: pa.RecordBatch  # TRAJECTORY_SCHEMA; none where no inner step was taken
     pieces: tuple[tuple[Piece, ...], ...]  # for each aggregator shard, its share
     metrics: dict[str, float]  # on held-out data after the last step; empty before
+    failure: str = ""  # what the task's environment raised, which ends this task alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from pipeline.config import Experiment
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
-from pipeline.evaluation import Evaluation, learner_of, protocol_of
+from pipeline.evaluation import Evaluation
 from pipeline.learners import is_transductive
-from pipeline.protocol_words import episode_conditions, tested_on
+from pipeline.protocol_words import environment_conditions, episode_conditions, tested_on
+from pipeline.protocols import learner_of, protocol_of
 from pipeline.runs import RunFolder
+
+ESTIMATOR_USE = (
+    "from pipeline.estimator import load",
+    "",
+    'model = load("this folder").fit(support_x, support_y)',
+    "labels = model.predict(query_x)",
+)
+AGENT_USE = (
+    "from pathlib import Path",
+    "",
+    "from pipeline.export import read_exported",
+    "",
+    'network = read_exported(Path("this folder")).model',
+    "output, value = network(observations)  # logits; or means, then log standard deviations",
+)
 
 
 def model_card(run: RunFolder, experiment: Experiment, outer_step: int) -> str:
     """Return what a reader should know of the run's model at `outer_step`, as Markdown."""
     protocol = protocol_of(experiment, experiment.datasets.held_out, "")
-    conditions = episode_conditions(protocol, learner_of(experiment, outer_step))
+    conditions = environment_conditions(protocol)
+    conditions += episode_conditions(protocol, learner_of(experiment, outer_step))
     lines = [
         f"# {experiment.name}: {experiment.algorithm.name}",
         "",
@@ -33,10 +51,7 @@ def model_card(run: RunFolder, experiment: Experiment, outer_step: int) -> str:
         "## Use",
         "",
         "```python",
-        "from pipeline.estimator import load",
-        "",
-        'model = load("this folder").fit(support_x, support_y)',
-        "labels = model.predict(query_x)",
+        *(AGENT_USE if experiment.task.kind in ENVIRONMENT_KINDS else ESTIMATOR_USE),
         "```",
         "",
     ]

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.baselines import initial_parameters
+from algorithms.models.actor_critic import ActorCritic
+from algorithms.models.atari import NatureEncoder, SmallAtariEncoder
 from algorithms.models.conv import ConvEncoder
 from algorithms.models.headed import HeadedNetwork
-from algorithms.models.perceptron import PerceptronEncoder
+from algorithms.models.perceptron import PerceptronEncoder, TanhEncoder
 from algorithms.models.residual import ResNet12, WideResNet
 from algorithms.parameters import ParameterVector
 from algorithms.types import Encoder
 from pipeline.config import Experiment
-from pipeline.config_learning import ModelConfig
+from pipeline.config_environments import ENVIRONMENT_KINDS
+from pipeline.config_learning import IMAGE_ENCODERS, ModelConfig
 from pipeline.errors import BadInputError
 from pipeline.exported_weights import encoder_weights, load_weights
 from pipeline.layout import OuterLayout
@@ -40,6 +43,8 @@ def build_network(
     model: nn.Module
     if is_episodic(experiment):
         model = episode_learner(experiment, encoder, shape.num_outputs)
+    elif experiment.task.kind in ENVIRONMENT_KINDS:
+        model = ActorCritic(encoder, shape.num_outputs, shape.continuous)
     else:
         model = HeadedNetwork(encoder, shape.num_outputs)
     model = model.to(device)
@@ -53,6 +58,11 @@ def build_encoder(experiment: Experiment, shape: TaskShape) -> Encoder:
 
     BadInputError if the images are too small for it, or its pre-trained weights are not there.
     """
+    is_image = shape.image_size > 0
+    if (experiment.model.encoder in IMAGE_ENCODERS) != is_image:
+        seen = "images: expected atari-small or nature" if is_image else "vectors: expected tanh"
+        name = experiment.environments.name
+        raise BadInputError(f"model.encoder={experiment.model.encoder}: {name} shows {seen}")
     try:
         encoder = _new_encoder(experiment.model, shape)
     except ValueError as error:
@@ -66,6 +76,12 @@ def build_encoder(experiment: Experiment, shape: TaskShape) -> Encoder:
 def _new_encoder(config: ModelConfig, shape: TaskShape) -> Encoder:
     if config.encoder == "perceptron":
         return PerceptronEncoder(shape.in_channels)
+    if config.encoder == "tanh":
+        return TanhEncoder(shape.in_channels)
+    if config.encoder == "atari-small":
+        return SmallAtariEncoder(shape.in_channels, shape.image_size)
+    if config.encoder == "nature":
+        return NatureEncoder(shape.in_channels, shape.image_size)
     if config.encoder == "resnet12":
         return ResNet12(shape.in_channels, shape.image_size)
     if config.encoder == "wide-resnet":

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from algorithms.scoring import confidence_interval_95
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, per_task
-from pipeline.files import temporary_beside, write_atomic
+from pipeline.files import temporary_beside
+from pipeline.plot_style import (
+    COLOURS,
+    LINES,
+    MIN_SMOOTHED_STEPS,
+    SMOOTHING,
+    Array,
+    finish_axes,
+    picture_format,
+    save_figure,
+    smooth,
+    wrapped,
+)
+from pipeline.protocol_words import subject
+from pipeline.return_plots import plot_returns
 
-# Okabe and Ito's palette, told apart with any kind of colour vision; yellow is too faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", "-.", ":")  # so that methods differ in grey as well
-SMOOTHING = 20  # the window is this fraction of the curve
-MIN_SMOOTHED_STEPS = 40
-DOTS_PER_INCH = 130
 MAX_DOTS = 100  # tasks that are drawn one by one
 LABEL_WIDTH = 24  # characters of a method's name beside its bar
-FORMATS = ("png", "pdf", "svg")
 # Metrics that the second panel can show, the first that there is: factor for display, label.
 HELD_OUT = {"accuracy": (100, "held-out accuracy, %"), "loss": (1, "held-out loss")}
-
-Array = npt.NDArray[np.float64]
-
-
-def picture_format(path: Path) -> str:
-    """Return the format that the suffix of `path` names; BadInputError if it is none of ours."""
-    suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in FORMATS:
-        known = ", ".join(f".{name}" for name in FORMATS)
-        raise BadInputError(f"{path}: expected a plot's name to end in one of {known}")
-    return suffix
 
 
 def check_destination(path: Path) -> None:
@@ -70,14 +64,18 @@ def comparison_name(run_ids: Iterable[str]) -> str:
 def plot_evaluation(evaluation: Evaluation, path: Path, title: str = "") -> Path:
     """Draw training error per step and the held-out figure of each method; return `path`.
 
+    Of reinforcement learning the return against env steps: see `plot_returns`.
+
     The lines and bars are means over tasks, the bands and whiskers 95 % confidence intervals. A
     panel for which no method has anything is left out: error without learning curves, held-out
     figure without accuracy and loss. BadInputError for a name with an unknown suffix.
     """
+    if evaluation.protocol.get("task.kind") in ENVIRONMENT_KINDS:
+        return plot_returns(evaluation, path, title)
     summary = evaluation.summary()
     metric = next((m for m in HELD_OUT if any(m in row for row in summary.values())), None)
     with_curve = [method for method in evaluation.methods if "auc" in summary[method]]
-    lines_of_label = max(_wrapped(method, LABEL_WIDTH).count("\n") + 1 for method in summary)
+    lines_of_label = max(wrapped(method, LABEL_WIDTH).count("\n") + 1 for method in summary)
     height = 1.6 + len(summary) * (0.2 + 0.2 * lines_of_label)
     figure = Figure(figsize=(10, max(4.5, height)), layout="constrained")
     ratios = [2] * bool(with_curve) + [1] * (metric is not None)
@@ -86,14 +84,20 @@ def plot_evaluation(evaluation: Evaluation, path: Path, title: str = "") -> Path
         _draw_curves(panels.pop(0), evaluation, with_curve)
     if metric is not None:
         _draw_held_out(panels.pop(0), evaluation, metric)
-    figure.suptitle(title or f"Adapting to held-out tasks ({evaluation.protocol['data.name']})")
-    return _save(figure, path)
+    figure.suptitle(title or f"Adapting to held-out tasks ({subject(evaluation.protocol)})")
+    return save_figure(figure, path)
 
 
-def plot_meta_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> Path:
-    """Draw the meta-batch's mean training loss by outer step; return `path`.
+def plot_meta_training(
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    path: Path,
+    measured: str = "training loss",
+) -> Path:
+    """Draw what is measured of meta-batches, their mean training loss, by outer step.
 
-    `curves` are (outer step, loss) points by what they are the loss of, at least one point each.
+    Returns `path`. `curves` are (outer step, value) points by what they are the loss of, or by
+    environment where returns are measured: at least one point each, at most as many curves as
+    COLOURS.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -103,15 +107,17 @@ def plot_meta_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: 
         values = np.asarray(losses, np.float64)
         if width > 1:
             axes.plot(steps, values, color=COLOURS[index], alpha=0.3, lw=1)
-        axes.plot(steps, _smooth(values, width), LINES[index], color=COLOURS[index], label=label)
+        line = LINES[index % len(LINES)]
+        axes.plot(steps, smooth(values, width), line, color=COLOURS[index], label=label)
     if width > 1:
         axes.plot([], [], color="grey", alpha=0.5, lw=1, label="not smoothed")
-    _finish(axes, "outer step", "training loss\n(mean over meta-batch" + _said(width))
+    finish_axes(axes, "outer step", f"{measured}\n(mean over meta-batch" + _said(width))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)
+    if min(value for points in curves.values() for _, value in points) >= 0:
+        axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     figure.suptitle("Meta-training")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def mean_and_band(curves: Sequence[TaskCurve], width: int = 1) -> tuple[Array, Array]:
@@ -120,7 +126,7 @@ def mean_and_band(curves: Sequence[TaskCurve], width: int = 1) -> tuple[Array, A
     Each task's curve (the mean of its repeats) is smoothed over `width` steps before.
     """
     tasks = [
-        _smooth(np.mean([curve.errors for curve in repeats], axis=0, dtype=np.float64), width)
+        smooth(np.mean([curve.errors for curve in repeats], axis=0, dtype=np.float64), width)
         for repeats in per_task(curves).values()
     ]
     points = [confidence_interval_95(column) for column in np.stack(tasks, axis=1)]
@@ -136,9 +142,9 @@ def _draw_curves(axes: Axes, evaluation: Evaluation, methods: Sequence[str]) -> 
         mean, half = mean_and_band(evaluation.of_method(method), width)
         steps = np.arange(1, len(mean) + 1)
         colour, line = COLOURS[index % len(COLOURS)], LINES[index % len(LINES)]
-        axes.plot(steps, 100 * mean, line, color=colour, label=_wrapped(method, 50))
+        axes.plot(steps, 100 * mean, line, color=colour, label=wrapped(method, 50))
         axes.fill_between(steps, 100 * (mean - half), 100 * (mean + half), color=colour, alpha=0.18)
-    _finish(axes, "inner step", "training error, %\n(mean over tasks" + _said(width))
+    finish_axes(axes, "inner step", "training error, %\n(mean over tasks" + _said(width))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, 100)
     axes.set_title(f"bands: {_interval(evaluation, methods)}", fontsize="small")
@@ -171,8 +177,8 @@ def _draw_held_out(axes: Axes, evaluation: Evaluation, metric: str) -> None:
     if metric == "accuracy" and num_ways:
         axes.axvline(100 / num_ways, color="grey", ls=":", lw=1.5)
         axes.text(100 / num_ways, -0.5, f" chance: 1 of {num_ways}", va="center", fontsize="small")
-    _finish(axes, label, "")
-    axes.set_yticks(range(len(methods)), [_wrapped(method, LABEL_WIDTH) for method in methods])
+    finish_axes(axes, label, "")
+    axes.set_yticks(range(len(methods)), [wrapped(method, LABEL_WIDTH) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.7)
     axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
@@ -194,39 +200,9 @@ def _interval(evaluation: Evaluation, methods: Sequence[str]) -> str:
     return f"95 % intervals over {count} {'(task, seed) pairs' if several_seeds else 'tasks'}"
 
 
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
-
-
 def _window(num_steps: int) -> int:
     return max(1, num_steps // SMOOTHING) if num_steps >= MIN_SMOOTHED_STEPS else 1
 
 
 def _said(width: int) -> str:
     return f"; smoothed over {width} steps)" if width > 1 else ")"
-
-
-def _smooth(values: Array, width: int) -> Array:
-    """Return the running mean over up to `width` steps; at the ends over those there are."""
-    if width == 1:
-        return values
-    ones = np.ones(width)
-    counts = np.convolve(np.ones_like(values), ones, "same")
-    smoothed: Array = np.convolve(values, ones, "same") / counts
-    return smoothed
-
-
-def _wrapped(method: str, width: int) -> str:
-    """Return the name on lines of at most `width` characters, four at most."""
-    return "\n".join(textwrap.wrap(method, width, max_lines=4, placeholder="…"))
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=picture_format(path), dpi=DOTS_PER_INCH)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
-    return path

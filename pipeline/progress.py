@@ -24,6 +24,7 @@ class OuterProgress:
     retries: int  # in the run so far
     dropped: int  # tasks left out of their update in the run so far
     of_episodes: bool = False  # whether a step within a task is an episode, not an inner step
+    episode_return: float | None = None  # mean over environments; of reinforcement learning
 
 
 def eta(seconds: float | None) -> str:
@@ -40,7 +41,9 @@ def figures(progress: OuterProgress) -> list[str]:
     faults = (("retries", progress.retries), ("dropped", progress.dropped))
     path = "" if progress.of_episodes else f"{progress.loss_first:.3f} → "
     steps = "episodes" if progress.of_episodes else "inner steps"
+    returns = progress.episode_return
     return [
+        *([] if returns is None else [f"return {returns:.1f}"]),
         f"loss {path}{progress.loss_last:.3f}",
         *(f"{count} {name}" for name, count in faults if count),
         f"outer grad {progress.grad_norm:.3g}",

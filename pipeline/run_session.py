@@ -16,15 +16,18 @@ import torch
 from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
-from pipeline.evaluation import Evaluation, learner_of, protocol_of
+from pipeline.evaluation import Evaluation
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
+from pipeline.plot_style import COLOURS
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
+from pipeline.protocols import learner_of, protocol_of
 from pipeline.run_ending import RunEnding
 from pipeline.run_log import LoggedProgress, log_evaluation
 from pipeline.runs import RunFolder, home
@@ -94,7 +97,7 @@ class RunSession:
         """Meta-train to the end, meta-test, and put all of it on record."""
         with self._ending.of("train --resume"):
             self._describe()
-            steps_before = self._books.counters.inner_steps
+            before = asdict(self._books.counters)
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
             here = self._trainer.version
             is_due = every and here and (here % every == 0 or here == last)
@@ -106,10 +109,15 @@ class RunSession:
                 if every:
                     self._look_in_between(last)
             trained_s = time.monotonic() - self._begun
-            steps = self._books.counters.inner_steps - steps_before
+            done = {
+                name: getattr(self._books.counters, name) - before[name]
+                for name in ("inner_steps", "env_steps")
+            }
             self._trainer.train(last)  # writes the checkpoint of a run of no steps
             evaluation, plot = self._full_meta_test(self._experiment.evaluation.baselines)
-            summary = self._summarise(evaluation, steps / trained_s)
+            summary = self._summarise(
+                evaluation, {f"{k}_per_s": count / trained_s for k, count in done.items() if count}
+            )
         return TrainResult(
             run_id=self._run.run_id,
             run_dir=self._run.path,
@@ -132,7 +140,7 @@ class RunSession:
             if other_test:
                 return self._other_test(baselines, OTHER_TEST.sub("_", other_test))
             evaluation, plot = self._full_meta_test(baselines)
-            self._summarise(evaluation, None)
+            self._summarise(evaluation, {})
         return evaluation, plot
 
     def _other_test(self, baselines: Sequence[str], name: str) -> tuple[Evaluation, Path]:
@@ -239,17 +247,26 @@ class RunSession:
         self._tracker.log_metrics(self._trainer.version, figures)
 
     def _plot_meta_training(self) -> None:
-        names = {"queries of the episodes": "train/loss"}
-        if not is_episodic(self._experiment):
+        names, measured = {"queries of the episodes": "train/loss"}, "training loss"
+        if self._experiment.task.kind in ENVIRONMENT_KINDS:
+            environments = {
+                self._family.task_name("train", i).partition(" #")[0]
+                for i in range(self._family.num_tasks("train"))
+            }
+            names = {name: f"rl/{name}/return" for name in sorted(environments)[: len(COLOURS)]}
+            measured = "return while training"
+        elif not is_episodic(self._experiment):
             names = {
                 "first inner step": "train/loss_first",
                 "last inner step": "train/loss_last",
             }
         curves = {label: read_curve(self._run.metrics, name) for label, name in names.items()}
-        if all(curves.values()):
-            plot_meta_training(curves, self._run.plots / "meta-training.png")
+        # A game of which no task was drawn, or ended an episode, has no points.
+        known = {label: points for label, points in curves.items() if points}
+        if known and (measured != "training loss" or len(known) == len(curves)):
+            plot_meta_training(known, self._run.plots / "meta-training.png", measured)
 
-    def _summarise(self, evaluation: Evaluation, steps_per_s: float | None) -> dict[str, Any]:
+    def _summarise(self, evaluation: Evaluation, throughput: dict[str, float]) -> dict[str, Any]:
         """Write summary.json and hand the model to the tracker."""
         checkpoint = self._books.checkpoints.load(self._trainer.version)
         summary = self._run.read_summary()
@@ -261,8 +278,8 @@ class RunSession:
             "tested_outer_step": self._tested_version(),
             "parameters_sha256": hashlib.sha256(checkpoint.params.tobytes()).hexdigest(),
         }
-        if steps_per_s:
-            summary["throughput"] = {"inner_steps_per_s": steps_per_s}
+        if throughput:
+            summary["throughput"] = throughput
         self._run.write_summary(summary)
         self._tracker.log_artifact(self._run.summary)
         tested = self._tested_version()

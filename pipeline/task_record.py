@@ -25,9 +25,18 @@ class TaskRecord:
     num_steps: int = 0
     num_segments: int = 0
     finite: bool = True
+    task: str = ""  # its name
+    env_steps: int = 0  # of reinforcement learning
+    return_sum: float = 0.0  # of `episode_return`, over the `num_returns` steps that have one
+    num_returns: int = 0
 
     def add(self, segment: Segment) -> None:
         """Take in the next segment's rows."""
+        self.num_segments += 1
+        self.finite = segment.finite
+        self.task = segment.task
+        if not segment.rows.num_rows:  # its environment failed
+            return
         losses = segment.rows.column("loss").to_numpy(zero_copy_only=False)
         if not self.num_steps:
             self.loss_first = float(losses[0])
@@ -37,8 +46,15 @@ class TaskRecord:
         self.error_sum += float(errors.sum(dtype=np.float64))
         self.path_length = float(segment.rows.column("path_length")[-1].as_py())
         self.num_steps += len(losses)
-        self.num_segments += 1
-        self.finite = segment.finite
+        self.env_steps = segment.rows.column("env_steps")[-1].as_py() or 0
+        returns = segment.rows.column("episode_return").drop_null()
+        self.return_sum += float(returns.to_numpy().sum(dtype=np.float64))
+        self.num_returns += len(returns)
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over its steps of the return of the episodes that ended in them; NaN of none."""
+        return self.return_sum / self.num_returns if self.num_returns else math.nan
 
 
 def outer_figures(
@@ -59,6 +75,19 @@ def outer_figures(
         "outer/step_norm": math.sqrt(sum(update.step_square for update in updates)),
         "outer/params_norm": math.sqrt(sum(update.params_square for update in updates)),
     }
+
+
+def returns_by_environment(records: Collection[TaskRecord]) -> dict[str, float]:
+    """Return `rl/<environment>/return`: the mean over the finite tasks that saw an episode end.
+
+    A task is called by its environment's name, and a number after " #" where others share it.
+    """
+    returns: dict[str, list[float]] = {}
+    for record in records:
+        if record.finite and record.num_returns:
+            environment = record.task.partition(" #")[0]
+            returns.setdefault(environment, []).append(record.mean_return)
+    return {f"rl/{name}/return": _mean(values) for name, values in sorted(returns.items())}
 
 
 def _mean(values: Sequence[float]) -> float:

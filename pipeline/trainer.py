@@ -11,10 +11,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 from typing import Protocol
-
-import numpy as np
 
 from pipeline.aggregator import ShardUpdate
 from pipeline.backend import Accepted, Backend
@@ -26,8 +23,9 @@ from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
 from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
+from pipeline.meta_test import adaptations, curves_of
 from pipeline.progress import OuterProgress, Progress
-from pipeline.task_record import TaskRecord, outer_figures
+from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
 from pipeline.tasks import sample_meta_batch
 from pipeline.trajectories import TrajectoryWriter
 
@@ -145,20 +143,7 @@ class Trainer:
         `version` is that of the parameters that the backend holds, by default the newest.
         """
         version = self.version if version is None else version
-        work = product(methods, range(num_tasks), range(self.experiment.evaluation.repeats))
-        specs = [
-            TaskSpec(
-                meta_step=version,
-                index=index,
-                task_id=task_id,
-                split=split,
-                version=version,
-                purpose="evaluate",
-                method=method,
-                repeat=repeat,
-            )
-            for index, (method, task_id, repeat) in enumerate(work)
-        ]
+        specs = adaptations(methods, num_tasks, self.experiment.evaluation.repeats, split, version)
         name = "meta-test" if split == "test" else "validation"
         self._progress.phase(name, len(specs))
         parts: dict[int, list[Segment]] = {}
@@ -169,7 +154,11 @@ class Trainer:
             parts[segment.spec.index] = [*held, segment]
             if segment.final:
                 self._progress.advance()
-        return [_curve(parts[spec.index]) for spec in specs]
+        failed = [segments[-1] for segments in parts.values() if segments[-1].failure]
+        for segment in failed:
+            self._books.counters.dropped += 1
+            logger.warning("%s: %s left out: %s", name, segment.task, segment.failure)
+        return curves_of([parts[spec.index] for spec in specs])
 
     def _run_meta_batch(self, step: int) -> dict[int, TaskRecord]:
         """Run the meta-batch's tasks until the aggregator holds each one wholly."""
@@ -202,10 +191,11 @@ class Trainer:
             self._backend.fold(segment)
         else:
             logger.warning(
-                "outer step %d: task %d (%s) left out: its loss or gradient is not finite",
+                "outer step %d: task %d (%s) left out: %s",
                 spec.meta_step,
                 spec.index,
                 segment.task,
+                segment.failure or "its loss or gradient is not finite",
             )
 
     def _count(self, records: dict[int, TaskRecord]) -> None:
@@ -213,6 +203,7 @@ class Trainer:
         for _, record in sorted(records.items()):
             counters.tasks += 1
             counters.inner_steps += record.num_steps
+            counters.env_steps += record.env_steps
             counters.dropped += not record.finite
             counters.bad_in_a_row = 0 if record.finite else counters.bad_in_a_row + 1
 
@@ -220,8 +211,8 @@ class Trainer:
         bad, bound = self._books.counters.bad_in_a_row, self.experiment.meta.max_bad_tasks
         if bad > bound:
             raise TaskFailedError(
-                f"{bad} tasks in a row were not finite (meta.max_bad_tasks is {bound}); "
-                "start a new run with a smaller inner.lr or outer.lr"
+                f"{bad} tasks in a row were not finite or failed (meta.max_bad_tasks is {bound}); "
+                "start a new run with a smaller inner.lr or outer.lr, or mend the environment"
             )
 
     def _report(
@@ -234,6 +225,10 @@ class Trainer:
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
         }
+        returns = returns_by_environment(records)
+        figures |= returns
+        if env_steps := sum(record.env_steps for record in records):
+            figures["perf/env_steps_per_s"] = env_steps / wall_s
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         self._books.metrics.log_metrics(self.version, known)
         self._progress.outer_step(
@@ -249,6 +244,7 @@ class Trainer:
                 retries=counters.retries,
                 dropped=counters.dropped,
                 of_episodes=self._of_episodes,
+                episode_return=sum(returns.values()) / len(returns) if returns else None,
             )
         )
 
@@ -263,20 +259,3 @@ class Trainer:
 
 def _accepted(records: Mapping[int, TaskRecord]) -> Accepted:
     return {i: (r.attempt, r.num_segments) for i, r in sorted(records.items()) if r.finite}
-
-
-def _curve(segments: Sequence[Segment]) -> TaskCurve:
-    rows = [segment.rows for segment in segments]
-    losses, errors = (
-        np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in rows])
-        for name in ("loss", "error")
-    )
-    last = segments[-1]
-    return TaskCurve(
-        method=last.spec.method,
-        task=last.task,
-        repeat=last.spec.repeat,
-        losses=losses.astype(np.float32),
-        errors=errors.astype(np.float32),
-        metrics=last.metrics,
-    )

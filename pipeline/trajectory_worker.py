@@ -13,11 +13,15 @@ from torch import Tensor
 from algorithms.inner_loop import InnerLoop, StepRecords
 from pipeline.aggregator import Array
 from pipeline.config import Experiment
+from pipeline.errors import EnvironmentFailedError
 from pipeline.learners import inner_optimizer, trajectory_learner
 from pipeline.messages import TRAJECTORY_SCHEMA, Segment, TaskSpec
 from pipeline.seeding import derive_seed
 from pipeline.tasks import task_family
 from pipeline.worker import Worker
+
+# Figures of reinforcement learning that a trajectory keeps, in the order of its columns.
+RL_COLUMNS = ("env_steps", "episode_return", "episode_length", "entropy")
 
 
 class TrajectoryWorker(Worker):
@@ -29,7 +33,10 @@ class TrajectoryWorker(Worker):
         self.learner = trajectory_learner(experiment)
 
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
-        """Train on the task from `params` and yield its segments in order."""
+        """Train on the task from `params` and yield its segments in order.
+
+        A task whose environment fails ends there, in a segment that says so.
+        """
         self._load(spec, params)
         train = spec.purpose == "train"
         num_steps = self.family.num_steps(spec)
@@ -43,10 +50,13 @@ class TrajectoryWorker(Worker):
             precision=self.precision,
             num_shared=num_shared,
         )
-        while True:
-            yield (segment := self._segment(spec, loop, num_steps))
-            if segment.final:
-                return
+        try:
+            while True:
+                yield (segment := self._segment(spec, loop, num_steps))
+                if segment.final:
+                    return
+        except EnvironmentFailedError as error:
+            yield self._failed(spec, loop.step, str(error))
 
     def _task_seed(self, spec: TaskSpec) -> int:
         if spec.purpose == "train":
@@ -81,13 +91,25 @@ class TrajectoryWorker(Worker):
             metrics=metrics,
         )
 
+    def _failed(self, spec: TaskSpec, step: int, reason: str) -> Segment:
+        return Segment(
+            spec=spec,
+            number=step // self.experiment.inner.segment_steps,
+            final=True,
+            finite=False,
+            task=self.family.task_name(spec.split, spec.task_id),
+            rows=pa.RecordBatch.from_pylist([], schema=TRAJECTORY_SCHEMA),
+            pieces=(),
+            metrics={},
+            failure=reason,
+        )
+
 
 def trajectory_rows(
     spec: TaskSpec, name: str, first_step: int, records: StepRecords, wall_ms: float
 ) -> pa.RecordBatch:
     """Return a row of TRAJECTORY_SCHEMA for each inner step of `records`."""
     count = len(records.loss)
-    error = pa.array(records.error.numpy())
     columns = [
         pa.array(np.full(count, spec.meta_step, np.int64)),
         pa.array(np.full(count, spec.index, np.int32)),
@@ -95,13 +117,22 @@ def trajectory_rows(
         pa.array(np.full(count, spec.attempt, np.int32)),
         pa.array(np.arange(first_step, first_step + count, dtype=np.int64)),
         pa.array(records.loss.numpy()),
-        pa.array(error.to_numpy(), from_pandas=True),  # NaN becomes null
+        _nullable("error", records.error, count),
         pa.array(records.grad_norm.numpy()),
         pa.array(records.path_length.numpy()),
         pa.array(records.lr.numpy()),
         pa.array(np.full(count, wall_ms, np.float32)),
+        *(_nullable(name, records.figures.get(name), count) for name in RL_COLUMNS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRAJECTORY_SCHEMA)
+
+
+def _nullable(name: str, figures: Tensor | None, count: int) -> pa.Array:
+    """Return the column `name` of `figures`, NaN as null; `count` nulls where there are none."""
+    kind = TRAJECTORY_SCHEMA.field(name).type
+    if figures is None:
+        return pa.nulls(count, kind)
+    return pa.array(figures.numpy(), from_pandas=True).cast(kind)
 
 
 def _all_finite(records: StepRecords, pulled: Tensor | None) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from algorithms.types import Task
 from pipeline.config import Experiment
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.config_learning import EPISODE_KINDS
 from pipeline.learners import is_episodic
 from pipeline.messages import Split, TaskSpec
@@ -68,6 +69,10 @@ def task_family(experiment: Experiment, device: torch.device) -> TaskFamily:
         from pipeline.tasks.dataset_family import DatasetFamily
 
         return DatasetFamily(experiment, device)
+    if experiment.task.kind in ENVIRONMENT_KINDS:
+        from pipeline.tasks.environment_family import EnvironmentFamily
+
+        return EnvironmentFamily(experiment, device)
     from pipeline.tasks.episode_family import EpisodeFamily
 
     return EpisodeFamily(experiment, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config import Experiment
+from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.data.image_sets import CHANNELS, load_image_set
 from pipeline.data.paths import data_root
 from pipeline.data.registry import image_shape, load_image_classes
@@ -19,7 +20,8 @@ class TaskShape:
 
     in_channels: int  # of an image, or numbers in an input that is none
     image_size: int  # height and width in pixels; 0 for an input that is no image
-    num_outputs: int  # classes, or targets of a regression
+    num_outputs: int  # classes, targets of a regression, or actions
+    continuous: bool = False  # whether outputs are for actions that are numbers
 
 
 def task_shape(experiment: Experiment) -> TaskShape:
@@ -28,6 +30,10 @@ def task_shape(experiment: Experiment) -> TaskShape:
         return TaskShape(in_channels=1, image_size=0, num_outputs=1)
     if experiment.task.kind == "datasets":
         return TaskShape(CHANNELS, experiment.datasets.image_size, most_classes(experiment))
+    if experiment.task.kind in ENVIRONMENT_KINDS:
+        from pipeline.tasks.environment_pools import environment_pool
+
+        return environment_pool(experiment).shape()
     channels, side = image_shape(experiment.data.name)
     num_outputs = experiment.task.num_ways
     if experiment.task.kind == "episodes":
@@ -40,6 +46,10 @@ def num_train_tasks(experiment: Experiment) -> int:
     """Return how many tasks meta-training has, where they are numbered."""
     if experiment.task.kind == "datasets":
         return len(experiment.datasets.train)
+    if experiment.task.kind == "control":
+        return experiment.environments.num_train
+    if experiment.task.kind == "atari":
+        return len(experiment.environments.games)
     return experiment.data.num_train_tasks
 
 

@@ -221,3 +221,20 @@ def test_no_random_number_is_drawn():
 def test_unknown_settings_are_refused(settings, precision, message):
     with pytest.raises(ValueError, match=message):
         make_loop(settings, precision=precision)
+
+
+class ReportsEverySecondStep(QuadraticTask):
+    """Reports its step's number, which float32 could not tell from the next."""
+
+    def training_metrics(self):
+        step = self.steps_seen[-1]
+        number = torch.tensor(2**24 + step)
+        return {"counted": number} if step % 2 else {"counted": number, "seldom": number}
+
+
+def test_figures_of_the_task_are_on_record_exactly_and_nan_where_there_are_none():
+    vector = ParameterVector(model := Point([1.0]), dtype=torch.float64)
+    loop = InnerLoop(model, vector, ReportsEverySecondStep([0.0]), InnerOptimizer())
+    figures = loop.run(4).figures
+    assert (figures["counted"] - 2**24).tolist() == [0, 1, 2, 3]
+    assert figures["seldom"].isnan().tolist() == [False, True, False, True]

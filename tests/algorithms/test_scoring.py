@@ -4,10 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from algorithms.scoring import (
     area_under_curve,
+    area_under_returns,
     confidence_interval_95,
+    last_known,
     student_t_quantile_975,
 )
 
@@ -65,3 +69,26 @@ def test_area_under_the_curve_is_the_mean_error_over_the_steps():
     assert area_under_curve(np.array([0.2], dtype=np.float32)) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="at least one step"):
         area_under_curve([])
+
+
+def test_gaps_of_a_return_curve_take_the_return_before_and_first_ones_the_first():
+    nan = float("nan")
+    assert last_known([nan, 3.0, nan, nan, 5.0, nan]).tolist() == [3, 3, 3, 3, 5, 5]
+    assert last_known([nan, nan], otherwise=7.0).tolist() == [7, 7]
+    assert np.isnan(last_known([nan])).all()
+
+
+@given(
+    widths=st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any),
+    seed=st.integers(0, 99),
+)
+def test_area_under_returns_is_the_mean_over_single_env_steps(widths, seed):
+    returns = np.random.default_rng(seed).normal(size=len(widths))
+    every_step = [r for r, width in zip(returns, widths, strict=True) for _ in range(width)]
+    area = area_under_returns(np.cumsum(widths), returns)
+    assert area == pytest.approx(sum(every_step) / len(every_step))
+
+
+def test_an_empty_return_curve_has_no_area():
+    with pytest.raises(ValueError, match="at least one step"):
+        area_under_returns([], [])

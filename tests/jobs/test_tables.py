@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jobs.tables import evaluation_table, rows_table, training_table
+from jobs.tables import evaluation_table, games_table, rows_table, training_table
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
-from pipeline.evaluation import Evaluation, TaskCurve, protocol_of
+from pipeline.evaluation import Evaluation, TaskCurve
+from pipeline.protocols import protocol_of
 from tests.pipeline.evaluations_for_tests import only_figures
 
 TASKS = ("a", "b", "c")
@@ -183,3 +184,42 @@ def test_divergence_is_named_and_never_the_best():
     (row,) = [line for line in drawn(replace(whole, curves=tuple(curves))) if "│ leap" in line]
     assert "diverged" in row
     assert " 0.0 ± 0.0 " in row
+
+
+def run_in_environments(kind, returns):
+    """A meta-test of two tasks, with the mean return of each method."""
+    encoder = "tanh" if kind == "control" else "atari-small"
+    tree = {"task": {"kind": kind}, "model": {"encoder": encoder}, "evaluation": {"num_steps": 2}}
+    protocol = protocol_of(build_experiment(tree, "test"), ("a", "b"), "0123")
+    none = np.full(2, np.nan, np.float32)
+    curves = [
+        TaskCurve(
+            method, task, 0, np.zeros(2, np.float32), none, {"return": mean + i},
+            returns=np.full(2, mean / 2, np.float32), env_steps=np.array([80, 160]),
+        )
+        for method, mean in returns.items()
+        for i, task in enumerate(("a", "b"))
+    ]  # fmt: skip
+    return Evaluation(tuple(curves), protocol, "leap", "run", {})
+
+
+def test_more_return_is_better_and_the_caption_says_what_it_depends_on():
+    table = drawn(run_in_environments("control", {"leap": 200.0, "scratch": 50.0}))
+    text = " ".join(" ".join(table).split())
+    assert "Meta-test: CartPole-v1, 160 env steps" in text
+    assert "AUC ↑" in text
+    assert "100.0 ± 0.0 *" in text
+    assert "200.5 ± 6.4 *" in text
+    assert "its mean over env steps" in text
+    assert "↑: higher is better" in text
+    games = " ".join(" ".join(drawn(run_in_environments("atari", {"leap": 9.0}))).split())
+    assert "sticky actions 0.25" in games
+    assert "84x84 grey, 4 frames stacked" in games
+
+
+def test_games_have_a_row_each_with_the_return_of_every_method():
+    games = run_in_environments("atari", {"leap": 1200.0, "scratch": -9.0})
+    text = [" ".join(line.replace("│", " ").split()) for line in printed(games_table(games))]
+    assert "a 1,200.0 -9.0" in text
+    assert "b 1,201.0 -8.0" in text
+    assert games_table(run_in_environments("control", {"leap": 1.0})) is None

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.config import build_experiment
-from pipeline.evaluation import Evaluation, TaskCurve, protocol_of
+from pipeline.evaluation import Evaluation, TaskCurve
+from pipeline.protocols import protocol_of
 
 NUM_STEPS = 4
 DIGEST = "0123"  # of the data set's content

@@ -58,9 +58,9 @@ def test_all_errors_are_told_at_once(write):
     parts = [
         "line 4: 'seed' is there twice, first on line 1",
         "seed: expected a whole number",
-        "modle: unknown key (did you mean 'model'? known: aggregator, ",
+        "modle: unknown key (did you mean 'model'? known: agent, aggregator, ",
         "inner.lr: expected a number above 0, got 0",
-        "inner.optimizer: expected sgd or adam, got 'lion'",
+        "inner.optimizer: expected sgd, adam or rmsprop, got 'lion'",
         "override meta.steps=-1: expected a whole number of at least 0, got -1",
         "override workers.device=tpu: expected auto, cpu, cuda or cuda:N, got 'tpu'",
         "override nothing: expected key=value",
@@ -94,7 +94,7 @@ PLAIN = {
     "algorithm.options.norm=[1]": "expected names with true, false, a number or text, got [1]",
     "algorithm.options=3": "expected names with true, false, a number or text, got 3",
     "meta.num_step=3": "unknown key (did you mean 'num_steps'? known: batch_size, max_bad_tasks, ",
-    "inner.q=3": "unknown key (known: beta1, lr, momentum, num_steps, optimizer, ",
+    "inner.q=3": "unknown key (known: alpha, beta1, epochs, eps, lr, max_grad_norm, momentum, ",
 }
 
 

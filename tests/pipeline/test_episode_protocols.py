@@ -14,10 +14,10 @@ from pipeline import session
 from pipeline.checkpoint import CheckpointStore
 from pipeline.data import load_image_classes
 from pipeline.errors import BadInputError, InterruptedRunError
-from pipeline.evaluation import protocol_of
 from pipeline.local import LocalBackend
 from pipeline.messages import TaskSpec
 from pipeline.progress import SilentProgress
+from pipeline.protocols import protocol_of
 from pipeline.runs import RunFolder
 from pipeline.tasks import task_family
 from pipeline.workers import make_worker

@@ -11,9 +11,10 @@ import pytest
 from pipeline.comparison import compare
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError
-from pipeline.evaluation import Evaluation, TaskCurve, learner_of, protocol_of
+from pipeline.evaluation import Evaluation, TaskCurve
 from pipeline.local import LocalBackend
 from pipeline.plots import plot_evaluation
+from pipeline.protocols import learner_of, protocol_of
 from pipeline.runs import json_text
 from pipeline.server import Start
 from tests.pipeline.evaluations_for_tests import DIGEST, T_975_OF_2, curve, evaluation, run_of

@@ -47,6 +47,7 @@ def rows(meta_step, task, attempt, first, num_steps):
         "attempt": np.full(num_steps, attempt),
         "step": steps,
         "error": [None] * num_steps,
+        "env_steps": steps,
     }
     arrays = [
         pa.array(columns.get(field.name, steps / 7)).cast(field.type) for field in TRAJECTORY_SCHEMA

@@ -1,0 +1,74 @@
+"""A meta-test's work, and what comes of it: adaptations to held-out tasks and their curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import TaskFailedError
+from pipeline.evaluation import TaskCurve
+from pipeline.messages import Segment, Split, TaskSpec
+
+
+def adaptations(
+    methods: Sequence[str], num_tasks: int, repeats: int, split: Split, version: int
+) -> list[TaskSpec]:
+    """Return a spec for each method, task and repeat, in this order.
+
+    `version` is that of the outer parameters; tasks are numbers of the split's.
+    """
+    work = product(methods, range(num_tasks), range(repeats))
+    return [
+        TaskSpec(
+            meta_step=version,
+            index=index,
+            task_id=task_id,
+            split=split,
+            version=version,
+            purpose="evaluate",
+            method=method,
+            repeat=repeat,
+        )
+        for index, (method, task_id, repeat) in enumerate(work)
+    ]
+
+
+def curves_of(adapted: Sequence[Sequence[Segment]]) -> list[TaskCurve]:
+    """Return the curve of each adaptation, given its segments in order.
+
+    Where a task's environment failed, its adaptations by all methods are left out: all are to be
+    judged on the same. Raises TaskFailedError if that leaves none.
+    """
+    failed = {_place(segments[-1].spec) for segments in adapted if segments[-1].failure}
+    curves = [_curve(segments) for segments in adapted if _place(segments[0].spec) not in failed]
+    if failed and not curves:
+        reason = next(segments[-1].failure for segments in adapted if segments[-1].failure)
+        raise TaskFailedError(f"the meta-test has no task left: {reason}")
+    return curves
+
+
+def _place(spec: TaskSpec) -> tuple[int, int]:
+    return spec.task_id, spec.repeat
+
+
+def _curve(segments: Sequence[Segment]) -> TaskCurve:
+    table = pa.Table.from_batches([segment.rows for segment in segments])
+    losses, errors, returns = (
+        table.column(name).to_numpy().astype(np.float32)
+        for name in ("loss", "error", "episode_return")
+    )
+    env_steps = table.column("env_steps").drop_null().to_numpy()
+    last = segments[-1]
+    return TaskCurve(
+        method=last.spec.method,
+        task=last.task,
+        repeat=last.spec.repeat,
+        losses=losses,
+        errors=errors,
+        metrics=last.metrics,
+        returns=returns[: len(env_steps)],  # none but where there are environments
+        env_steps=env_steps,
+    )
