@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.protocol_words import environment_conditions, episode_conditions, tested_on
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 
 if TYPE_CHECKING:  # the evaluation imports torch, which a table can do without
     from pipeline.comparison import Comparison, Training

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve
 from pipeline.method_labels import distinct_labels
+from pipeline.task_kinds import EPISODE_KINDS
 
 INNER_STEPS_FACTORS = ("meta.num_steps", "meta.batch_size", "inner.num_steps")
 

@@ -16,7 +16,6 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from algorithms import find_learner, is_episodic
 from pipeline.config_environments import (
-    ENVIRONMENT_KINDS,
     AgentConfig,
     EnvironmentsConfig,
     check_environments,
@@ -24,7 +23,6 @@ from pipeline.config_environments import (
 from pipeline.config_errors import ConfigProblems, Problem, problems_of
 from pipeline.config_learning import (
     ENCODERS,
-    EPISODE_KINDS,
     AlgorithmConfig,
     DataConfig,
     DatasetsConfig,
@@ -44,6 +42,7 @@ from pipeline.config_sections import (
     WorkersConfig,
 )
 from pipeline.config_sources import Draft, FindBase, read_draft
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -10,8 +10,6 @@ from pipeline.config_errors import ConfigProblems, Key, Problem
 from pipeline.config_sections import Section
 from pipeline.errors import BadInputError
 
-ENVIRONMENT_KINDS = ("control", "atari")
-
 
 class EnvironmentsConfig(Section):
     """Environments, each one task: control problems under varied physics, or Atari games."""

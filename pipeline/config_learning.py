@@ -113,7 +113,6 @@ class ModelConfig(Section):
     )
 
 
-EPISODE_KINDS = ("episodes", "sinusoids")
 IMAGE_ENCODERS = ("conv", "resnet12", "wide-resnet", "atari-small", "nature")
 # The encoders that tasks of a kind can take.
 ENCODERS = {

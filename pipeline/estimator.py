@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from algorithms import EpisodeLearner, InnerLoop, ParameterVector
 from algorithms.episodic.learner import Predictor
 from algorithms.types import Episode
-from pipeline.config_environments import ENVIRONMENT_KINDS
-from pipeline.config_learning import EPISODE_KINDS
 from pipeline.data.pictures import class_folders, decode_resized, file_picture
 from pipeline.errors import BadInputError
 from pipeline.estimator_inputs import class_labels, class_numbers, number_targets, prepared
 from pipeline.export import ExportedModel, read_exported
 from pipeline.learners import inner_optimizer
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 from pipeline.tasks.episode_task import EpisodeTask
 from pipeline.worker import PRECISIONS
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pipeline.config import Experiment
-from pipeline.config_environments import ENVIRONMENT_KINDS
-from pipeline.config_learning import EPISODE_KINDS
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.learners import is_transductive
 from pipeline.protocol_words import environment_conditions, episode_conditions, tested_on
 from pipeline.protocols import learner_of, protocol_of
 from pipeline.runs import RunFolder
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 
 ESTIMATOR_USE = (
     "from pipeline.estimator import load",

@@ -17,13 +17,13 @@ from algorithms.models.residual import ResNet12, WideResNet
 from algorithms.parameters import ParameterVector
 from algorithms.types import Encoder
 from pipeline.config import Experiment
-from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.config_learning import IMAGE_ENCODERS, ModelConfig
 from pipeline.errors import BadInputError
 from pipeline.exported_weights import encoder_weights, load_weights
 from pipeline.layout import OuterLayout
 from pipeline.learners import episode_learner, is_episodic, trajectory_learner
 from pipeline.seeding import derive_seed
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.tasks.shapes import TaskShape, num_train_tasks, task_shape
 
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from algorithms.scoring import confidence_interval_95
-from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, per_task
 from pipeline.files import temporary_beside
@@ -30,6 +29,7 @@ from pipeline.plot_style import (
 )
 from pipeline.protocol_words import subject
 from pipeline.return_plots import plot_returns
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 
 MAX_DOTS = 100  # tasks that are drawn one by one
 LABEL_WIDTH = 24  # characters of a method's name beside its bar

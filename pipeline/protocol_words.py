@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config_environments import ENVIRONMENT_KINDS
-from pipeline.config_learning import EPISODE_KINDS
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 
 
 def tested_on(protocol: Mapping[str, Any]) -> str:

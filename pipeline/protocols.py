@@ -7,9 +7,8 @@ from typing import Any
 
 from pipeline.agents import planned_env_steps
 from pipeline.config import Experiment, field_rows
-from pipeline.config_environments import ENVIRONMENT_KINDS
-from pipeline.config_learning import EPISODE_KINDS
 from pipeline.learners import is_transductive
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 
 # What the methods of a comparison must share. An inner loop on alphabets is part of the meta-test,
 # and so is the network that it trains; a learner of episodes brings its own of both.

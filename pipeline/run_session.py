@@ -16,7 +16,6 @@ import torch
 from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
-from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
@@ -32,6 +31,7 @@ from pipeline.run_ending import RunEnding
 from pipeline.run_log import LoggedProgress, log_evaluation
 from pipeline.runs import RunFolder, home
 from pipeline.server import Start
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.tasks import task_family
 from pipeline.tracking import Tracker, tracking_uri
 from pipeline.trainer import Books, Trainer

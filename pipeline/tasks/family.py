@@ -8,11 +8,10 @@ import torch
 
 from algorithms.types import Task
 from pipeline.config import Experiment
-from pipeline.config_environments import ENVIRONMENT_KINDS
-from pipeline.config_learning import EPISODE_KINDS
 from pipeline.learners import is_episodic
 from pipeline.messages import Split, TaskSpec
 from pipeline.seeding import numpy_generator
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 from pipeline.tasks.shapes import Preparation, num_train_tasks
 
 

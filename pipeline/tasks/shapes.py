@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config import Experiment
-from pipeline.config_environments import ENVIRONMENT_KINDS
 from pipeline.data.image_sets import CHANNELS, load_image_set
 from pipeline.data.paths import data_root
 from pipeline.data.registry import image_shape, load_image_classes
 from pipeline.data.splits import split_classes
 from pipeline.learners import is_joint
 from pipeline.messages import TaskSpec
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 
 
 @dataclass(frozen=True, slots=True)
