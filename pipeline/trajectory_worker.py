@@ -21,7 +21,7 @@ from pipeline.tasks import task_family
 from pipeline.worker import Worker
 
 # Figures of reinforcement learning that a trajectory keeps, in the order of its columns.
-RL_COLUMNS = ("env_steps", "episode_return", "episode_length", "entropy")
+AGENT_COLUMNS = ("env_steps", "episode_return", "episode_length", "entropy")
 
 
 class TrajectoryWorker(Worker):
@@ -122,7 +122,7 @@ def trajectory_rows(
         pa.array(records.path_length.numpy()),
         pa.array(records.lr.numpy()),
         pa.array(np.full(count, wall_ms, np.float32)),
-        *(_nullable(name, records.figures.get(name), count) for name in RL_COLUMNS),
+        *(_nullable(name, records.figures.get(name), count) for name in AGENT_COLUMNS),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TRAJECTORY_SCHEMA)
 
