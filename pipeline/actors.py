@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from pipeline.aggregator import AggregatorShard, Array, ShardUpdate
-from pipeline.backend import Accepted
+from pipeline.aggregator import AggregatorShard, Array, Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.messages import Piece, Segment, TaskSpec
+from pipeline.messages import Piece, Segment, TaskKey, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
 from pipeline.workers import make_worker
 
@@ -28,6 +28,7 @@ class TaskServer:
 
     def __init__(self, experiment: Experiment) -> None:
         self._params: tuple[int, list[Array]] = (-1, [])
+        self._sent: deque[Segment] = deque(maxlen=BACKPRESSURE_SEGMENTS + 1)
         # Ray tells of an error in a constructor as text alone; `ready` raises it as it is.
         self._failure: Exception | None = None
         try:
@@ -47,7 +48,10 @@ class TaskServer:
         if self._params[0] != spec.version:
             self._params = (spec.version, ray.get(list(params)))
         for segment in self._worker.run(spec, self._params[1]):
-            yield replace(segment, pieces=tuple(_put(share) for share in segment.pieces))
+            sent = replace(segment, pieces=tuple(_put(share) for share in segment.pieces))
+            # Until the shards have fetched them, whatever the driver does with its references.
+            self._sent.append(sent)
+            yield sent
 
 
 def _put(share: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -73,24 +77,23 @@ class AggregatorServer:
         """Return the process id."""
         return os.getpid()
 
-    def fold(self, spec: TaskSpec, number: int, share: Sequence[Piece]) -> None:
+    def fold(self, spec: TaskSpec, part: int, share: Sequence[Piece]) -> None:
         """Fetch and fold one segment's slices; slices that died with their worker are lost."""
         try:
             arrays = ray.get([piece.values for piece in share])
         except RayError:
-            self._shard.fold(spec, number, None)
+            self._shard.fold(spec, part, None)
             return
         offsets = [piece.offset for piece in share]
-        self._shard.fold(spec, number, list(zip(offsets, arrays, strict=True)))
+        self._shard.fold(spec, part, list(zip(offsets, arrays, strict=True)))
 
-    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+    def missing(self, commit: Commit) -> list[TaskKey]:
         """Forward."""
-        return self._shard.missing(meta_step, accepted)
+        return self._shard.missing(commit)
 
-    def commit(self, meta_step: int, accepted: Accepted) -> tuple[ShardUpdate, list[Any]]:
+    def commit(self, commit: Commit) -> tuple[ShardUpdate, list[Any]]:
         """Take the outer step; return it with the reference to the new parameters."""
-        update = self._shard.commit(meta_step, accepted)
-        return update, self._publish()
+        return self._shard.commit(commit), self._publish()
 
     def _publish(self) -> list[Any]:
         # Kept here too: whatever the driver does, the newest parameters stay.

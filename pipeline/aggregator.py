@@ -15,19 +15,38 @@ from torch import Tensor
 
 from algorithms.outer import make_outer_optimizer, scheduled_lr
 from pipeline.config_sections import OuterConfig
-from pipeline.messages import TaskSpec
+from pipeline.messages import TaskKey, TaskSpec
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(slots=True)
 class Contribution:
-    """What has arrived of one attempt at one task; sums of its segments, in their order."""
+    """What has arrived of one attempt at one task; sums of its parts, in their order."""
 
     attempt: int
-    num_segments: int = 0
+    num_parts: int = 0
     sums: dict[int, Tensor] = field(default_factory=dict)  # offset in the shard → partial sum
     broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A task that is to count in an outer step: which of its attempts, and how much."""
+
+    attempt: int
+    num_parts: int  # of its outer gradient
+    weight: float = 1.0  # below 1 for one that is too stale
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An outer step to be taken from the version `step`."""
+
+    step: int
+    accepted: Mapping[TaskKey, Accepted]
+    oldest_open: int  # meta_step before which no task is under way any more
+    dropped: frozenset[TaskKey] = frozenset()  # tasks that ended and are not to count
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +63,15 @@ class AggregatorShard:
     """Folds gradient slices and takes the outer step on elements [offset, offset + size).
 
     At all times:
-      - `version` is the number of outer steps taken, and only contributions to the next one
-        (`meta_step == version`) are held;
+      - `version` is the number of outer steps taken;
+      - a task's contribution is held until a commit takes or passes it, and is ignored from then
+        on: a task counts once or not at all;
       - of a task, only the newest attempt's partial sums are held; an older attempt's late
-        segments are ignored, and so is a segment that was folded before;
-      - tasks are summed in the order of their index, whatever the order of arrival, so the
+        parts are ignored, and so is a part that was folded before;
+      - tasks are summed in the order of their keys, whatever the order of arrival, so the
         result is bitwise that of any other number of workers;
-      - each element is averaged over the tasks that hold it.
+      - each element is averaged over the tasks that hold it, down-weighted ones counting as whole
+        ones there: a stale gradient moves less.
     """
 
     def __init__(
@@ -74,7 +95,9 @@ class AggregatorShard:
             params=self.params,
             weight_decay=outer.weight_decay,
         )
-        self._open: dict[int, Contribution] = {}
+        self._open: dict[TaskKey, Contribution] = {}
+        self._oldest_open = 0
+        self._counted: set[TaskKey] = set()  # of those from `_oldest_open` on
         self._last: ShardUpdate | None = None
 
     def check_version(self, version: int) -> None:
@@ -82,19 +105,19 @@ class AggregatorShard:
         if version != self.version:
             raise ValueError(f"expected outer step {version}, the aggregator is at {self.version}")
 
-    def fold(self, spec: TaskSpec, number: int, slices: Sequence[tuple[int, Array]] | None) -> None:
-        """Add segment `number` of an attempt; `slices` are (outer offset, values) pairs.
+    def fold(self, spec: TaskSpec, part: int, slices: Sequence[tuple[int, Array]] | None) -> None:
+        """Add part number `part` of an attempt; `slices` are (outer offset, values) pairs.
 
         `None` for slices says that they were lost on the way: the attempt cannot count.
         """
-        if spec.meta_step != self.version:
+        if spec.meta_step < self._oldest_open or spec.key in self._counted:
             return
-        held = self._open.get(spec.index)
+        held = self._open.get(spec.key)
         if held is None or spec.attempt > held.attempt:
-            held = self._open[spec.index] = Contribution(spec.attempt)
-        if spec.attempt < held.attempt or number < held.num_segments:
+            held = self._open[spec.key] = Contribution(spec.attempt)
+        if spec.attempt < held.attempt or part < held.num_parts:
             return
-        if slices is None or number > held.num_segments:
+        if slices is None or part > held.num_parts:
             held.broken = True
             return
         for offset, values in slices:
@@ -103,34 +126,43 @@ class AggregatorShard:
                 held.sums[start] += torch.from_numpy(values)
             else:
                 held.sums[start] = torch.from_numpy(np.array(values))  # shared memory: copy
-        held.num_segments += 1
+        held.num_parts += 1
 
-    def missing(self, meta_step: int, accepted: Mapping[int, tuple[int, int]]) -> list[int]:
-        """Return the tasks of `accepted` (index → attempt, segments) that are not wholly here."""
-        if meta_step != self.version:
+    def missing(self, commit: Commit) -> list[TaskKey]:
+        """Return the accepted tasks that are not wholly here."""
+        if commit.step != self.version:
             return []  # committed already: the answer was lost, and `commit` repeats it
-        return [index for index, want in accepted.items() if not self._holds(index, *want)]
+        return [key for key, want in commit.accepted.items() if not self._holds(key, want)]
 
-    def commit(self, meta_step: int, accepted: Mapping[int, tuple[int, int]]) -> ShardUpdate:
+    def commit(self, commit: Commit) -> ShardUpdate:
         """Take the outer step with the accepted tasks; asked again, repeat the answer only.
 
         Raises ValueError when an accepted task is not wholly here.
         """
-        if meta_step == self.version - 1 and self._last is not None:
+        if commit.step == self.version - 1 and self._last is not None:
             return self._last
-        if meta_step != self.version or self.missing(meta_step, accepted):
-            raise ValueError(f"outer step {meta_step} cannot be committed at {self.version}")
+        if commit.step != self.version or self.missing(commit):
+            raise ValueError(f"outer step {commit.step} cannot be committed at {self.version}")
         before = self.params.clone()
-        grad = self._average(sorted(accepted))
-        if accepted:
+        grad = self._average(commit.accepted)
+        if commit.accepted:
             self.optimizer.set_lr(self._lr())
             self.optimizer.step(grad)
-        self._open.clear()
+        self._close(commit)
         self.version += 1
         self._last = ShardUpdate(
             self.version, _square(grad), _square(self.params - before), _square(self.params)
         )
         return self._last
+
+    def _close(self, commit: Commit) -> None:
+        """Forget the tasks that have counted or were dropped, and those before `oldest_open`."""
+        self._oldest_open = commit.oldest_open
+        self._counted |= commit.accepted.keys() | commit.dropped
+        self._counted = {key for key in self._counted if key[0] >= commit.oldest_open}
+        for key in list(self._open):
+            if key[0] < commit.oldest_open or key in self._counted:
+                del self._open[key]
 
     def _lr(self) -> float:
         outer = self._outer
@@ -138,20 +170,20 @@ class AggregatorShard:
             outer.schedule, outer.lr, self.version, self._num_steps, outer.halve_every
         )
 
-    def _holds(self, index: int, attempt: int, num_segments: int) -> bool:
-        held = self._open.get(index)
+    def _holds(self, key: TaskKey, want: Accepted) -> bool:
+        held = self._open.get(key)
         return (
             held is not None
             and not held.broken
-            and (held.attempt, held.num_segments) == (attempt, num_segments)
+            and (held.attempt, held.num_parts) == (want.attempt, want.num_parts)
         )
 
-    def _average(self, indices: Sequence[int]) -> Tensor:
+    def _average(self, accepted: Mapping[TaskKey, Accepted]) -> Tensor:
         total = torch.zeros_like(self.params)
         count = torch.zeros_like(self.params)
-        for index in indices:
-            for start, values in self._open[index].sums.items():
-                total[start : start + len(values)] += values
+        for key, task in sorted(accepted.items()):
+            for start, values in self._open[key].sums.items():
+                total[start : start + len(values)].add_(values, alpha=task.weight)
                 count[start : start + len(values)] += 1
         return total.div_(count.clamp_(min=1))
 

@@ -6,16 +6,13 @@ the same over both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.aggregator import ShardUpdate
+from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
-from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start
-
-Accepted = Mapping[int, tuple[int, int]]  # task index → attempt, number of its segments
 
 
 class Backend(Protocol):
@@ -33,10 +30,10 @@ class Backend(Protocol):
     def fold(self, segment: Segment) -> None:
         """Forward a segment's slices to the aggregator; the driver never reads them."""
 
-    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
-        """Return the accepted tasks of which a segment was lost; they must be run again."""
+    def missing(self, commit: Commit) -> list[TaskKey]:
+        """Return the accepted tasks of which a part was lost; they must be run again."""
 
-    def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
+    def commit(self, commit: Commit) -> list[ShardUpdate]:
         """Take the outer step on every shard; later tasks start from the new version."""
 
     def load(self, start: Start) -> None:

@@ -19,13 +19,12 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
 from pipeline.actors import AggregatorActor, TaskActor
-from pipeline.aggregator import ShardUpdate
-from pipeline.backend import Accepted
+from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.connection import NodeWatch, connect, disconnect, first_line, gpu_share
 from pipeline.errors import BadInputError, RunFailedError
-from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start
 
 MAX_FOLDS = 64
@@ -105,20 +104,20 @@ class RayBackend:
     def fold(self, segment: Segment) -> None:
         """Forward references; wait only when too many folds are under way."""
         for shard, share in zip(self._shards, segment.pieces, strict=True):
-            self._folds.append(shard.fold.remote(segment.spec, segment.number, share))
+            self._folds.append(shard.fold.remote(segment.spec, segment.part, share))
         while len(self._folds) > MAX_FOLDS:
             self._ask([self._folds.popleft()])
 
-    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+    def missing(self, commit: Commit) -> list[TaskKey]:
         """Ask every shard; an actor answers in order, so all folds have ended by then."""
         self._ask(list(self._folds))  # raises what a fold raised
         self._folds.clear()
-        answers = self._ask([s.missing.remote(meta_step, accepted) for s in self._shards])
-        return sorted({index for answer in answers for index in answer})
+        answers = self._ask([s.missing.remote(commit) for s in self._shards])
+        return sorted({key for answer in answers for key in answer})
 
-    def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
+    def commit(self, commit: Commit) -> list[ShardUpdate]:
         """Take the outer step on every shard and remember where the new parameters are."""
-        answers = self._ask([s.commit.remote(meta_step, accepted) for s in self._shards])
+        answers = self._ask([s.commit.remote(commit) for s in self._shards])
         self._params = [published for _, published in answers]
         return [update for update, _ in answers]
 

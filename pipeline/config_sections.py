@@ -11,9 +11,11 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.config_errors import ConfigProblems, Problem
 from pipeline.redaction import redact
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -64,6 +66,30 @@ class InnerConfig(Section):
     segment_steps: int = Field(
         100, ge=1, description="Inner steps that are streamed together as one segment."
     )
+    checkpoint_every: int = Field(
+        0,
+        ge=0,
+        description="Inner steps between two checkpoints inside a task, a multiple of "
+        "segment_steps; 0: a task that loses its worker begins again.",
+    )
+    snapshot_every: int = Field(
+        0,
+        ge=0,
+        description="Inner steps between two snapshots of a task's parameters, kept in the run's "
+        "`snapshots/`, a multiple of segment_steps; 0: none.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_segments(self) -> InnerConfig:
+        for key in ("checkpoint_every", "snapshot_every"):
+            if getattr(self, key) % self.segment_steps:
+                text = (
+                    f"{getattr(self, key)} is no multiple of the {self.segment_steps} steps of a "
+                    "segment (inner.segment_steps)"
+                )
+                causes = (("inner", key), ("inner", "segment_steps"))
+                raise ConfigProblems(Problem(causes[0], text, causes))
+        return self
 
 
 class OuterConfig(Section):
@@ -87,6 +113,22 @@ class MetaConfig(Section):
         1000, ge=0, description="Outer steps of the run; meta.steps is short for it."
     )
     batch_size: int = Field(20, ge=1, description="Tasks in a meta-batch.")
+    mode: Literal["sync", "async"] = Field(
+        "sync",
+        description="sync: an outer step waits for its whole meta-batch; async: for the next "
+        "apply_every tasks that end, and results depend on which those are.",
+    )
+    apply_every: int = Field(
+        0, ge=0, description="async: ended tasks that make an outer step; 0: batch_size."
+    )
+    max_staleness: int = Field(
+        4, ge=0, description="async: outer steps taken since a task began up to which it counts."
+    )
+    stale: Literal["drop", "downweight"] = Field(
+        "drop",
+        description="async: a task beyond max_staleness by s outer steps is dropped, or counts "
+        "1 / (1 + s).",
+    )
     max_bad_tasks: int = Field(
         20, ge=0, description="Non-finite tasks in a row after which the run stops."
     )

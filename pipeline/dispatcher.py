@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.backend import Backend
@@ -27,52 +27,72 @@ class Counters:
     dropped: int = 0
     bad_in_a_row: int = 0
     env_steps: int = 0
+    stale: int = 0  # of the dropped, those that came too late
 
 
 class Dispatcher:
     """Keeps workers busy with the tasks of a meta-batch or a meta-test."""
 
     def __init__(
-        self, backend: Backend, max_retries: int, counters: Counters, stop: StopRequest
+        self,
+        backend: Backend,
+        max_retries: int,
+        counters: Counters,
+        stop: StopRequest,
+        resume: Callable[[TaskSpec], TaskSpec] = lambda spec: spec,
     ) -> None:
+        """Start with nothing to do; `resume` says where a task that is begun again goes on."""
         self._backend = backend
         self._max_retries = max_retries
         self._counters = counters
         self._stop = stop
+        self._resume = resume
+        self._again: deque[TaskSpec] = deque()
+        self.open_tasks = 0
         self.peak_in_flight = 0
 
     def run(self, specs: Iterable[TaskSpec]) -> Iterator[Segment]:
         """Yield every segment of every task, in the order of arrival, until all have ended.
 
-        A task whose worker died begins again under the next attempt, whose segments follow
-        under that number; the earlier attempt's stand for nothing. Raises RunFailedError when
-        a task's own code raised or its attempts are used up, InterruptedRunError on a request
-        to stop.
+        A spec is taken from `specs` when a worker has room for it. A task whose worker died is
+        begun again under the next attempt, whose segments follow under that number; what the
+        earlier attempt did counts up to where `resume` says. Raises RunFailedError when a task's
+        own code raised or its attempts are used up, InterruptedRunError on a request to stop.
         """
-        queue, open_tasks = deque(specs), 0
-        while queue or open_tasks:
-            while queue and self._backend.has_room():
-                self._backend.submit(queue.popleft())
-                open_tasks += 1
-            self.peak_in_flight = max(self.peak_in_flight, open_tasks)
+        source, is_drawn = iter(specs), False
+        while True:
+            while self._backend.has_room():
+                spec = self._again.popleft() if self._again else next(source, None)
+                if spec is None:
+                    is_drawn = True
+                    break
+                self._backend.submit(spec)
+                self.open_tasks += 1
+            if is_drawn and not self.open_tasks and not self._again:
+                return
+            self.peak_in_flight = max(self.peak_in_flight, self.open_tasks)
             for event in self._backend.events(POLL_S):
                 if isinstance(event, TaskFailure):
-                    open_tasks -= 1
-                    queue.appendleft(self.retry(event) if event.begun else event.spec)
+                    self.open_tasks -= 1
+                    self.begin_again(event)
                     continue
-                open_tasks -= event.final
+                self.open_tasks -= event.final
                 yield event
             self._stop.check()
 
-    def retry(self, failure: TaskFailure) -> TaskSpec:
-        """Return the next attempt, counted and told of; raise if there is to be none."""
+    def begin_again(self, failure: TaskFailure) -> None:
+        """Have the task's next attempt run, before all others; raise if there is to be none."""
+        spec = self._retry(failure) if failure.begun else failure.spec
+        self._again.appendleft(self._resume(spec))
+
+    def _retry(self, failure: TaskFailure) -> TaskSpec:
         spec = failure.spec
         name = f"task {spec.index} of {spec.purpose} step {spec.meta_step}"
         if not failure.worker_lost:
             raise TaskFailedError(f"{name} raised {failure.reason}")
-        if spec.attempt >= self._max_retries:
+        if spec.losses >= self._max_retries:
             raise RunFailedError(
-                f"{name} lost its worker {spec.attempt + 1} times (workers.max_retries is "
+                f"{name} lost its worker {spec.losses + 1} times (workers.max_retries is "
                 f"{self._max_retries}); the last: {failure.reason}"
             )
         self._counters.retries += 1

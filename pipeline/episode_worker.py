@@ -21,8 +21,8 @@ from pipeline.aggregator import Array
 from pipeline.config import Experiment
 from pipeline.messages import TRAJECTORY_SCHEMA, Segment, Split, TaskSpec
 from pipeline.seeding import derive_seed
+from pipeline.task_rows import trajectory_rows
 from pipeline.tasks.episode_family import EpisodeFamily
-from pipeline.trajectory_worker import trajectory_rows
 from pipeline.worker import Worker
 
 # Meta-training episodes over which batch-norm statistics are taken: groups of an outer step of

@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.aggregator import ShardUpdate
-from pipeline.backend import Accepted
+from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
 from pipeline.workers import make_worker
 
@@ -55,16 +54,15 @@ class LocalBackend:
         """Fold the slices at once."""
         for shard, share in zip(self._shards, segment.pieces, strict=True):
             slices = [(piece.offset, piece.values) for piece in share]
-            shard.fold(segment.spec, segment.number, slices)
+            shard.fold(segment.spec, segment.part, slices)
 
-    def missing(self, meta_step: int, accepted: Accepted) -> list[int]:
+    def missing(self, commit: Commit) -> list[TaskKey]:
         """Nothing is lost within a process, so this finds programming errors only."""
-        found = {index for shard in self._shards for index in shard.missing(meta_step, accepted)}
-        return sorted(found)
+        return sorted({key for shard in self._shards for key in shard.missing(commit)})
 
-    def commit(self, meta_step: int, accepted: Accepted) -> list[ShardUpdate]:
+    def commit(self, commit: Commit) -> list[ShardUpdate]:
         """Take the outer step on every shard."""
-        return [shard.commit(meta_step, accepted) for shard in self._shards]
+        return [shard.commit(commit) for shard in self._shards]
 
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Write every shard."""

@@ -34,6 +34,7 @@ TRAJECTORY_SCHEMA = pa.schema(
 
 
 Split = Literal["train", "val", "test"]
+TaskKey = tuple[int, int]  # meta_step and index of a task in meta-training
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,25 @@ class TaskSpec:
     purpose: Literal["train", "evaluate"] = "train"
     method: str = ""  # for evaluation: whose parameters these are
     repeat: int = 0  # for evaluation: which of the independent adaptations
+    folder: str = ""  # where the worker keeps checkpoints inside the task; empty: it keeps none
+    resume: int = 0  # inner step to go on from, by the checkpoint in `folder`; 0: from the start
+    losses: int = 0  # workers that it lost in a row without coming any further
+
+    @property
+    def key(self) -> TaskKey:
+        """What tells its contribution to an outer step from all others of its run."""
+        return self.meta_step, self.index
 
     def retry(self) -> TaskSpec:
         """Return the same work as the next attempt."""
-        return replace(self, attempt=self.attempt + 1)
+        return replace(self, attempt=self.attempt + 1, losses=self.losses + 1)
+
+    def resumed(self, step: int, folder: str = "") -> TaskSpec:
+        """Return the same attempt, to go on from inner step `step` by a checkpoint in `folder`."""
+        further = step > self.resume
+        return replace(
+            self, resume=step, folder=folder, losses=min(self.losses, 1) if further else self.losses
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +90,11 @@ class Segment:
     finite: bool  # False: a loss or gradient was not finite, or `failure`; the task ends here
     task: str  # name of the task
     rows: pa.RecordBatch  # TRAJECTORY_SCHEMA; none where no inner step was taken
-    pieces: tuple[tuple[Piece, ...], ...]  # for each aggregator shard, its share
+    pieces: tuple[tuple[Piece, ...], ...]  # for each aggregator shard, its share; or none
     metrics: dict[str, float]  # on held-out data after the last step; empty before
     failure: str = ""  # what the task's environment raised, which ends this task alone
+    part: int = 0  # of those of the attempt's segments that have pieces: which one, from 0
+    kept: bool = False  # a checkpoint inside the task follows: its rows are to outlast the driver
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,16 +36,16 @@ def adaptations(
     ]
 
 
-def curves_of(adapted: Sequence[Sequence[Segment]]) -> list[TaskCurve]:
-    """Return the curve of each adaptation, given its segments in order.
+def curves_of(adapted: Sequence[tuple[Segment, pa.Table]]) -> list[TaskCurve]:
+    """Return the curve of each adaptation, given its last segment and all its rows.
 
     Where a task's environment failed, its adaptations by all methods are left out: all are to be
     judged on the same. Raises TaskFailedError if that leaves none.
     """
-    failed = {_place(segments[-1].spec) for segments in adapted if segments[-1].failure}
-    curves = [_curve(segments) for segments in adapted if _place(segments[0].spec) not in failed]
-    if failed and not curves:
-        reason = next(segments[-1].failure for segments in adapted if segments[-1].failure)
+    failures = {_place(last.spec): last.failure for last, _ in adapted if last.failure}
+    curves = [_curve(last, rows) for last, rows in adapted if _place(last.spec) not in failures]
+    if failures and not curves:
+        reason = next(iter(failures.values()))
         raise TaskFailedError(f"the meta-test has no task left: {reason}")
     return curves
 
@@ -54,14 +54,12 @@ def _place(spec: TaskSpec) -> tuple[int, int]:
     return spec.task_id, spec.repeat
 
 
-def _curve(segments: Sequence[Segment]) -> TaskCurve:
-    table = pa.Table.from_batches([segment.rows for segment in segments])
+def _curve(last: Segment, rows: pa.Table) -> TaskCurve:
     losses, errors, returns = (
-        table.column(name).to_numpy().astype(np.float32)
+        rows.column(name).to_numpy().astype(np.float32)
         for name in ("loss", "error", "episode_return")
     )
-    env_steps = table.column("env_steps").drop_null().to_numpy()
-    last = segments[-1]
+    env_steps = rows.column("env_steps").drop_null().to_numpy()
     return TaskCurve(
         method=last.spec.method,
         task=last.task,

@@ -20,6 +20,7 @@ from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.interrupt import StopRequest
+from pipeline.journal import Journals
 from pipeline.learners import is_episodic
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
@@ -84,13 +85,17 @@ class RunSession:
         self._books = Books(
             CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep),
             TrajectoryWriter(run.trajectories),
+            Journals(run.in_flight, _test_of(experiment)),
             self._tracker,
             Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
             data,
         )
         self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
         version = checkpoint.step if checkpoint else 0
-        self._trainer = Trainer(experiment, backend, self._books, stop, stop.progress, version)
+        schedule = checkpoint.meta.get("schedule") if checkpoint else None
+        self._trainer = Trainer(
+            experiment, backend, self._books, stop, stop.progress, version, schedule
+        )
         self._begun = time.monotonic()
 
     def train(self) -> TrainResult:
@@ -291,6 +296,12 @@ class RunSession:
             self._experiment.model_dump(mode="json"),
         )
         return summary
+
+
+def _test_of(experiment: Experiment) -> str:
+    """Return what tells the experiment's meta-test from others of the same parameters."""
+    asked = f"{experiment.evaluation.model_dump_json()} {experiment.episodes.model_dump_json()}"
+    return hashlib.sha256(asked.encode()).hexdigest()[:8]
 
 
 def _score(metrics: dict[str, dict[str, Any]]) -> float:

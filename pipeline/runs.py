@@ -2,7 +2,7 @@
 
 $OUTERLOOP_HOME/<run id>/
     config.yaml     the resolved experiment
-    checkpoints/    trajectories/    evaluation/    plots/
+    checkpoints/    trajectories/    in_flight/    evaluation/    plots/    snapshots/
     summary.json    log.txt
 """
 
@@ -138,6 +138,11 @@ class RunFolder:
     def trajectories(self) -> Path:
         """Folder of the Parquet files of inner steps."""
         return self.path / "trajectories"
+
+    @property
+    def in_flight(self) -> Path:
+        """Folder of the tasks under way: rows so far, checkpoints inside them."""
+        return self.path / "in_flight"
 
     @property
     def evaluation(self) -> Path:

@@ -7,23 +7,24 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.aggregator import ShardUpdate
-from pipeline.messages import Segment
+from pipeline.messages import Segment, TaskSpec
 
 
 @dataclass(slots=True)
 class TaskRecord:
     """Scalars of one attempt at one task, gathered as its segments arrive."""
 
-    attempt: int
+    spec: TaskSpec  # the attempt
     loss_first: float = math.nan
     loss_last: float = math.nan
     loss_sum: float = 0.0
     error_sum: float = 0.0  # NaN where the task reports none
     path_length: float = 0.0
     num_steps: int = 0
-    num_segments: int = 0
+    num_parts: int = 0  # of its outer gradient that have arrived
     finite: bool = True
     task: str = ""  # its name
     env_steps: int = 0  # of reinforcement learning
@@ -31,23 +32,27 @@ class TaskRecord:
     num_returns: int = 0
 
     def add(self, segment: Segment) -> None:
-        """Take in the next segment's rows."""
-        self.num_segments += 1
+        """Take in the next segment."""
+        self.num_parts += bool(segment.pieces)
         self.finite = segment.finite
         self.task = segment.task
-        if not segment.rows.num_rows:  # its environment failed
+        self.add_rows(segment.rows)
+
+    def add_rows(self, rows: pa.RecordBatch) -> None:
+        """Take in the rows of the next segment; it may have none."""
+        if not rows.num_rows:
             return
-        losses = segment.rows.column("loss").to_numpy(zero_copy_only=False)
+        losses = rows.column("loss").to_numpy(zero_copy_only=False)
         if not self.num_steps:
             self.loss_first = float(losses[0])
         self.loss_last = float(losses[-1])
         self.loss_sum += float(losses.sum(dtype=np.float64))
-        errors = segment.rows.column("error").to_numpy(zero_copy_only=False)
+        errors = rows.column("error").to_numpy(zero_copy_only=False)
         self.error_sum += float(errors.sum(dtype=np.float64))
-        self.path_length = float(segment.rows.column("path_length")[-1].as_py())
+        self.path_length = float(rows.column("path_length")[-1].as_py())
         self.num_steps += len(losses)
-        self.env_steps = segment.rows.column("env_steps")[-1].as_py() or 0
-        returns = segment.rows.column("episode_return").drop_null()
+        self.env_steps = rows.column("env_steps")[-1].as_py() or 0
+        returns = rows.column("episode_return").drop_null()
         self.return_sum += float(returns.to_numpy().sum(dtype=np.float64))
         self.num_returns += len(returns)
 

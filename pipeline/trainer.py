@@ -9,24 +9,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
-from pipeline.aggregator import ShardUpdate
-from pipeline.backend import Accepted, Backend
+from pipeline.aggregator import Accepted, Commit, ShardUpdate
+from pipeline.backend import Backend
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
+from pipeline.journal import Journals
 from pipeline.learners import is_episodic
-from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
+from pipeline.messages import Segment, Split, TaskFailure, TaskKey, TaskSpec
 from pipeline.meta_test import adaptations, curves_of
+from pipeline.open_tasks import OpenTasks
 from pipeline.progress import OuterProgress, Progress
+from pipeline.schedule import make_schedule
 from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
-from pipeline.tasks import sample_meta_batch
 from pipeline.trajectories import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Books:
 
     checkpoints: CheckpointStore
     trajectories: TrajectoryWriter
+    journals: Journals
     metrics: MetricSink
     counters: Counters = field(default_factory=Counters)
     data: str = ""  # SHA-256 of what is meta-trained on: a resumed run must find it again
@@ -68,13 +71,20 @@ class Trainer:
         stop: StopRequest,
         progress: Progress,
         version: int = 0,
+        schedule: Mapping[str, Any] | None = None,
     ) -> None:
+        """Start at `version` outer steps; `schedule` is what its checkpoint says of it."""
         self.experiment = experiment
         self.version = version
         self._backend = backend
         self._books = books
         self._progress = progress
-        self._dispatcher = Dispatcher(backend, experiment.workers.max_retries, books.counters, stop)
+        self._schedule = make_schedule(experiment, version, dict(schedule or {}))
+        self._tasks = OpenTasks(experiment, books.journals)
+        books.journals.prune(self._schedule.is_open)
+        retries = experiment.workers.max_retries
+        self._dispatcher = Dispatcher(backend, retries, books.counters, stop, self._resumed)
+        self._stream: Iterator[Segment] = iter(())
         self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
@@ -85,7 +95,7 @@ class Trainer:
         every = self.experiment.checkpoint.every
         try:
             while self.version < until:
-                self.outer_step()
+                self.outer_step(until)
                 if self.version % every == 0:
                     self.save()
         except (InterruptedRunError, RunFailedError) as error:
@@ -93,18 +103,28 @@ class Trainer:
             raise
         self.save()
 
-    def outer_step(self) -> None:
-        """Run a meta-batch, take the outer step and put it on record."""
+    def outer_step(self, until: int = 0) -> None:
+        """Gather the tasks of an outer step, take it and put it on record.
+
+        In async mode tasks are handed out on the way, as many as `until` outer steps take (by
+        default this one).
+        """
         begun = time.monotonic()
         self._dispatcher.peak_in_flight = 0
-        step = self.version
-        records = self._run_meta_batch(step)
-        self._books.trajectories.commit(step, {i: r.attempt for i, r in records.items()})
+        ended = self._gather(max(until, self.version + 1))
+        commit = self._commit_of(ended)
+        records = list(ended.values())
+        specs = [record.spec for record in records]
+        journals = [self._tasks.journal(spec) for spec in specs]
+        self._books.trajectories.commit(self.version, journals)
         self._between_steps = False
-        updates = self._backend.commit(step, _accepted(records))
-        self._count(records)
-        self.version = step + 1
-        self._report(records.values(), updates, time.monotonic() - begun)
+        updates = self._backend.commit(commit)
+        staleness = [self.version - record.spec.version for record in records]
+        self._count(records, commit)
+        self._schedule.close(ended)
+        self.version += 1
+        self._report(records, updates, staleness, time.monotonic() - begun)
+        self._tasks.forget(specs, keep_files=True)
         self._between_steps = True
         self._check_bad_tasks()
 
@@ -115,10 +135,11 @@ class Trainer:
         self._books.metrics.sync()
         with self._books.checkpoints.draft(self.version) as draft:
             shards = self._backend.write_checkpoint(draft.folder, self.version)
-            draft.commit(
-                shards, {"counters": asdict(self._books.counters), "data": self._books.data}
-            )
+            meta = {"counters": asdict(self._books.counters), "data": self._books.data}
+            draft.commit(shards, meta | {"schedule": self._schedule.state()})
         self._saved_version = self.version
+        # Not before: a run that falls back on the checkpoint before this one takes them again.
+        self._books.journals.prune(self._schedule.is_open)
 
     def _save_on_the_way_out(self, reason: str) -> None:
         """Keep what can be kept; `reason` ends the run, and is told in its end, not here."""
@@ -146,65 +167,83 @@ class Trainer:
         specs = adaptations(methods, num_tasks, self.experiment.evaluation.repeats, split, version)
         name = "meta-test" if split == "test" else "validation"
         self._progress.phase(name, len(specs))
-        parts: dict[int, list[Segment]] = {}
-        for segment in self._dispatcher.run(specs):
-            held = parts.get(segment.spec.index, [])
-            if held and held[-1].spec.attempt != segment.spec.attempt:
-                held = []
-            parts[segment.spec.index] = [*held, segment]
+        self._books.journals.prune_tests(specs)
+        last: dict[int, Segment] = {}
+        for segment in self._dispatcher.run(map(self._resumed, specs)):
+            self._tasks.take(segment)
             if segment.final:
+                last[segment.spec.index] = segment
                 self._progress.advance()
-        failed = [segments[-1] for segments in parts.values() if segments[-1].failure]
-        for segment in failed:
-            self._books.counters.dropped += 1
-            logger.warning("%s: %s left out: %s", name, segment.task, segment.failure)
-        return curves_of([parts[spec.index] for spec in specs])
+        for segment in last.values():
+            if segment.failure:
+                self._books.counters.dropped += 1
+                logger.warning("%s: %s left out: %s", name, segment.task, segment.failure)
+        curves = curves_of([(last[s.index], self._tasks.journal(s).table()) for s in specs])
+        self._tasks.forget(specs)
+        return curves
 
-    def _run_meta_batch(self, step: int) -> dict[int, TaskRecord]:
-        """Run the meta-batch's tasks until the aggregator holds each one wholly."""
-        specs = {
-            index: TaskSpec(step, index, task_id, "train", step)
-            for index, task_id in enumerate(sample_meta_batch(self.experiment, step))
-        }
-        records: dict[int, TaskRecord] = {}
-        wanted = list(specs.values())
-        while wanted:
-            for segment in self._dispatcher.run(wanted):
-                self._take(segment, records)
-            wanted = []
-            for index in self._backend.missing(step, _accepted(records)):
-                last = replace(specs[index], attempt=records[index].attempt)
-                reason = "slices of its outer gradient were lost on the way"
-                wanted.append(self._dispatcher.retry(TaskFailure(last, reason, True)))
-        return records
+    def _resumed(self, spec: TaskSpec) -> TaskSpec:
+        """Return a task that is to be handed out so that nothing it did before is done again."""
+        is_training = spec.purpose == "train"
+        return self._tasks.resume(spec, self._schedule.current if is_training else lambda s: s)
 
-    def _take(self, segment: Segment, records: dict[int, TaskRecord]) -> None:
-        spec = segment.spec
-        record = records.get(spec.index)
-        if record is None or record.attempt != spec.attempt:
-            if record is not None:
-                self._books.trajectories.discard(spec.meta_step, spec.index, record.attempt)
-            record = records[spec.index] = TaskRecord(spec.attempt)
-        record.add(segment)
-        self._books.trajectories.add(spec.meta_step, spec.index, spec.attempt, segment.rows)
-        if segment.finite:
+    def _gather(self, until: int) -> dict[TaskKey, TaskRecord]:
+        """Run tasks until the aggregator wholly holds as many as make an outer step."""
+        ended: dict[TaskKey, TaskRecord] = {}
+        while True:
+            while len(ended) < self._schedule.num_per_step:
+                segment = self._next_segment(until)
+                record = self._take(segment)
+                if segment.final:
+                    ended[segment.spec.key] = record
+            lost = self._backend.missing(self._commit_of(ended))
+            if not lost:
+                return dict(sorted(ended.items()))
+            reason = "slices of its outer gradient were lost on the way"
+            for key in lost:
+                self._dispatcher.begin_again(TaskFailure(ended.pop(key).spec, reason, True))
+
+    def _next_segment(self, until: int) -> Segment:
+        while (segment := next(self._stream, None)) is None:
+            specs = map(self._resumed, self._schedule.specs(until))
+            self._stream = self._dispatcher.run(specs)
+        return segment
+
+    def _take(self, segment: Segment) -> TaskRecord:
+        record = self._tasks.take(segment)
+        if segment.finite and segment.pieces:
             self._backend.fold(segment)
-        else:
+        if not segment.finite:
             logger.warning(
                 "outer step %d: task %d (%s) left out: %s",
-                spec.meta_step,
-                spec.index,
+                segment.spec.meta_step,
+                segment.spec.index,
                 segment.task,
                 segment.failure or "its loss or gradient is not finite",
             )
+        return record
 
-    def _count(self, records: dict[int, TaskRecord]) -> None:
+    def _commit_of(self, ended: Mapping[TaskKey, TaskRecord]) -> Commit:
+        accepted = {}
+        for key, record in sorted(ended.items()):
+            weight = self._schedule.weight(self.version - record.spec.version)
+            if record.finite and weight:
+                accepted[key] = Accepted(record.spec.attempt, record.num_parts, weight)
+        return Commit(
+            self.version,
+            accepted,
+            self._schedule.oldest_open(ended),
+            frozenset(ended.keys() - accepted.keys()),
+        )
+
+    def _count(self, records: Sequence[TaskRecord], commit: Commit) -> None:
         counters = self._books.counters
-        for _, record in sorted(records.items()):
+        for record in records:
             counters.tasks += 1
             counters.inner_steps += record.num_steps
             counters.env_steps += record.env_steps
-            counters.dropped += not record.finite
+            counters.dropped += record.spec.key in commit.dropped
+            counters.stale += record.finite and record.spec.key in commit.dropped
             counters.bad_in_a_row = 0 if record.finite else counters.bad_in_a_row + 1
 
     def _check_bad_tasks(self) -> None:
@@ -216,7 +255,11 @@ class Trainer:
             )
 
     def _report(
-        self, records: Collection[TaskRecord], updates: Sequence[ShardUpdate], wall_s: float
+        self,
+        records: Sequence[TaskRecord],
+        updates: Sequence[ShardUpdate],
+        staleness: Sequence[int],
+        wall_s: float,
     ) -> None:
         counters = self._books.counters
         figures = outer_figures(records, updates) | {
@@ -225,6 +268,13 @@ class Trainer:
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
         }
+        if self.experiment.meta.mode == "async":
+            figures |= {
+                "outer/staleness_mean": sum(staleness) / len(staleness),
+                "outer/staleness_max": float(max(staleness)),
+                "perf/queue_depth": float(self._dispatcher.open_tasks),
+                "fault/stale_tasks": float(counters.stale),
+            }
         returns = returns_by_environment(records)
         figures |= returns
         if env_steps := sum(record.env_steps for record in records):
@@ -255,7 +305,3 @@ class Trainer:
             return None
         left = self.experiment.meta.num_steps - self.version
         return (time.monotonic() - since) / taken * left
-
-
-def _accepted(records: Mapping[int, TaskRecord]) -> Accepted:
-    return {i: (r.attempt, r.num_segments) for i, r in sorted(records.items()) if r.finite}

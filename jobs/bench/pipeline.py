@@ -30,6 +30,7 @@ from pipeline.cluster import RayBackend
 from pipeline.config import Experiment
 from pipeline.errors import BadInputError
 from pipeline.interrupt import StopRequest
+from pipeline.journal import Journals
 from pipeline.memory import keep_freed_memory
 from pipeline.messages import Segment
 from pipeline.network import build_network
@@ -104,6 +105,7 @@ class _Pipeline:
         books = Books(
             CheckpointStore(folder / "checkpoints", keep=2),
             TrajectoryWriter(folder / "trajectories"),
+            Journals(folder / "in_flight"),
             self._tracker,
         )
         self._trainer = Trainer(

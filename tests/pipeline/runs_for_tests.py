@@ -11,6 +11,7 @@ from pipeline.backend import Backend
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
 from pipeline.interrupt import StopRequest
+from pipeline.journal import Journals
 from pipeline.progress import SilentProgress
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
@@ -52,9 +53,19 @@ def make_trainer(
     books = Books(
         CheckpointStore(folder / "checkpoints", keep=2),
         TrajectoryWriter(folder / "trajectories"),
+        Journals(folder / "in_flight"),
         Curves(),
     )
-    trainer = Trainer(experiment, backend, books, StopRequest(), SilentProgress(), version)
+    saved = books.checkpoints.load(version).meta if version else {}
+    trainer = Trainer(
+        experiment,
+        backend,
+        books,
+        StopRequest(),
+        SilentProgress(),
+        version,
+        saved.get("schedule"),
+    )
     return trainer, books
 
 

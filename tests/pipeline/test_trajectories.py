@@ -7,22 +7,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RunFailedError
+from pipeline.journal import MAX_BUFFERED_ROWS, TaskJournal
 from pipeline.messages import TRAJECTORY_SCHEMA
-from pipeline.trajectories import MAX_BUFFERED_ROWS, TrajectoryWriter, read_trajectories
+from pipeline.trajectories import ROW_GROUP, TrajectoryWriter, read_trajectories
 from tests.processes import kill_after, start
 
-LONG = 3 * MAX_BUFFERED_ROWS + 17
+LONG = MAX_BUFFERED_ROWS + 17
 
 COMMITS_FOREVER = """
 import sys, pathlib
+from pipeline.journal import MAX_BUFFERED_ROWS
 from pipeline.trajectories import TrajectoryWriter
-from tests.pipeline.test_trajectories import stream
-writer = TrajectoryWriter(pathlib.Path(sys.argv[1]))
+from tests.pipeline.test_trajectories import journal
+folder = pathlib.Path(sys.argv[1])
+writer = TrajectoryWriter(folder / "trajectories")
 meta_step = 0
 while True:
-    stream(writer, meta_step, task=0, attempt=0, num_steps=5000)
-    stream(writer, meta_step, task=1, attempt=0, num_steps=50)
-    writer.commit(meta_step, {0: 0, 1: 0})
+    long = journal(folder / "long", meta_step, 0, MAX_BUFFERED_ROWS + 5)
+    writer.commit(meta_step, [long, journal(folder / "short", meta_step, 1, 50)])
+    long.remove()
     print(meta_step, flush=True)
     meta_step += 1
 """
@@ -30,11 +33,12 @@ while True:
 COMMITS_WITH_SMALL_FILES_ONLY = """
 import resource, sys, pathlib
 from pipeline.trajectories import TrajectoryWriter
-from tests.pipeline.test_trajectories import stream
-writer = TrajectoryWriter(pathlib.Path(sys.argv[1]))
-stream(writer, 1, task=0, attempt=0, num_steps=4000)
+from tests.pipeline.test_trajectories import journal
+folder = pathlib.Path(sys.argv[1])
+writer = TrajectoryWriter(folder)
+task = journal(folder / "task", 1, 0, 4000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-writer.commit(1, {0: 0})
+writer.commit(1, [task])
 """
 
 
@@ -55,10 +59,12 @@ def rows(meta_step, task, attempt, first, num_steps):
     return pa.record_batch(arrays, schema=TRAJECTORY_SCHEMA)
 
 
-def stream(writer, meta_step, task, attempt, num_steps, segment=1000):
+def journal(folder, meta_step, task, num_steps, segment=1000, attempt=0):
+    """The rows of a task, as its segments bring them."""
+    one = TaskJournal(folder)
     for first in range(0, num_steps, segment):
-        size = min(segment, num_steps - first)
-        writer.add(meta_step, task, attempt, rows(meta_step, task, attempt, first, size))
+        one.add(rows(meta_step, task, attempt, first, min(segment, num_steps - first)))
+    return one
 
 
 def assert_holds(table, *attempts):
@@ -72,86 +78,56 @@ def assert_holds(table, *attempts):
 
 
 @pytest.mark.parametrize("num_steps", [10, LONG])
-def test_only_accepted_attempts_are_written_in_the_order_of_tasks(tmp_path, num_steps):
-    writer = TrajectoryWriter(tmp_path)
-    stream(writer, 4, task=2, attempt=0, num_steps=20)
-    stream(writer, 4, task=1, attempt=0, num_steps=num_steps)
-    stream(writer, 4, task=0, attempt=0, num_steps=30)
-    stream(writer, 4, task=1, attempt=1, num_steps=num_steps)
-    stream(writer, 4, task=3, attempt=0, num_steps=num_steps)  # not accepted
-    writer.commit(4, {2: 0, 0: 0, 1: 1})
-    assert_holds(read_trajectories(tmp_path), (4, 0, 0, 30), (4, 1, 1, num_steps), (4, 2, 0, 20))
-    assert os.listdir(tmp_path) == ["meta_step=000004"]
+def test_rows_are_written_in_the_order_of_tasks_and_steps(tmp_path, num_steps):
+    writer = TrajectoryWriter(tmp_path / "trajectories")
+    sizes = [30, num_steps, 20, num_steps, 5]
+    tasks = [journal(tmp_path / f"task-{i}", 4, i, size) for i, size in enumerate(sizes)]
+    writer.commit(4, tasks)
+    assert_holds(
+        read_trajectories(tmp_path / "trajectories"),
+        *((4, task, 0, size) for task, size in enumerate(sizes)),
+    )
+    assert os.listdir(tmp_path / "trajectories") == ["meta_step=000004"]
 
 
-def test_segments_of_attempts_that_run_at_once_do_not_mix(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    for first in range(0, LONG, 1000):
-        for task in (1, 0):
-            size = min(1000, LONG - first)
-            writer.add(0, task, 0, rows(0, task, 0, first, size))
-    writer.commit(0, {0: 0, 1: 0})
-    assert_holds(read_trajectories(tmp_path), (0, 0, 0, LONG), (0, 1, 0, LONG))
-
-
-def test_memory_does_not_grow_with_the_trajectory(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    stream(writer, 0, task=0, attempt=0, num_steps=2 * MAX_BUFFERED_ROWS, segment=512)
-    before = pa.total_allocated_bytes()
-    stream(writer, 0, task=0, attempt=0, num_steps=40 * MAX_BUFFERED_ROWS, segment=512)
-    assert pa.total_allocated_bytes() - before < 100 * MAX_BUFFERED_ROWS
-    writer.commit(0, {0: 0})
-    assert read_trajectories(tmp_path).num_rows == 42 * MAX_BUFFERED_ROWS
+def test_a_long_task_has_a_file_of_its_own_in_row_groups_by_step(tmp_path):
+    writer = TrajectoryWriter(tmp_path / "trajectories")
+    num_steps = 2 * ROW_GROUP + 9
+    tasks = [journal(tmp_path / "a", 0, 0, 50), journal(tmp_path / "b", 0, 1, num_steps)]
+    writer.commit(0, tasks)
+    short, long = sorted((tmp_path / "trajectories" / "meta_step=000000").iterdir())
+    assert pq.read_metadata(short).num_rows == 50
+    metadata = pq.read_metadata(long)
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert sizes == [ROW_GROUP, ROW_GROUP, 9]
+    step = TRAJECTORY_SCHEMA.remove(0).get_field_index("step")
+    assert metadata.row_group(1).column(step).statistics.min == ROW_GROUP
 
 
 def test_a_step_taken_again_replaces_its_partition(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
+    writer = TrajectoryWriter(tmp_path / "trajectories")
     for num_steps in (LONG, 12):
-        stream(writer, 1, task=0, attempt=0, num_steps=num_steps)
-        writer.commit(1, {0: 0})
-    assert_holds(read_trajectories(tmp_path), (1, 0, 0, 12))
+        writer.commit(1, [journal(tmp_path / f"task-{num_steps}", 1, 0, num_steps)])
+    assert_holds(read_trajectories(tmp_path / "trajectories"), (1, 0, 0, 12))
 
 
-def test_a_step_whose_tasks_were_all_bad_has_an_empty_partition(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    stream(writer, 0, task=0, attempt=0, num_steps=5)
-    writer.commit(0, {})
-    assert_holds(read_trajectories(tmp_path))
-    assert os.listdir(tmp_path) == ["meta_step=000000"]
-
-
-def test_a_discarded_attempt_leaves_nothing(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    stream(writer, 0, task=0, attempt=0, num_steps=LONG)
-    writer.discard(0, 0, 0)
-    writer.discard(0, 5, 0)
-    assert os.listdir(tmp_path) == []
-
-
-def test_closing_drops_what_was_not_committed(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    stream(writer, 0, task=0, attempt=0, num_steps=LONG)
-    writer.close()
-    assert os.listdir(tmp_path) == []
-
-
-def test_other_steps_in_flight_outlast_a_commit(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    for meta_step in (1, 2):
-        stream(writer, meta_step, task=0, attempt=0, num_steps=LONG)
-    writer.commit(1, {0: 0})
-    writer.commit(2, {0: 0})
-    assert_holds(read_trajectories(tmp_path), (1, 0, 0, LONG), (2, 0, 0, LONG))
+def test_a_step_without_rows_has_an_empty_partition(tmp_path):
+    writer = TrajectoryWriter(tmp_path / "trajectories")
+    writer.commit(0, [])
+    writer.commit(1, [TaskJournal(tmp_path / "task")])
+    assert_holds(read_trajectories(tmp_path / "trajectories"))
+    assert len(os.listdir(tmp_path / "trajectories")) == 2
 
 
 def test_reading_chooses_columns_and_partitions(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
+    writer = TrajectoryWriter(tmp_path / "trajectories")
     for meta_step in range(12):
-        stream(writer, meta_step, task=0, attempt=0, num_steps=5)
-        writer.commit(meta_step, {0: 0})
-    everything = read_trajectories(tmp_path)
+        writer.commit(meta_step, [journal(tmp_path / "task", meta_step, 0, 5)])
+    everything = read_trajectories(tmp_path / "trajectories")
     assert everything["meta_step"].to_pylist() == [m for m in range(12) for _ in range(5)]
-    some = read_trajectories(tmp_path, ["meta_step", "step"], ds.field("meta_step") >= 10)
+    some = read_trajectories(
+        tmp_path / "trajectories", ["meta_step", "step"], ds.field("meta_step") >= 10
+    )
     assert some.to_pydict() == {"meta_step": [10] * 5 + [11] * 5, "step": list(range(5)) * 2}
 
 
@@ -160,28 +136,22 @@ def test_a_run_without_trajectories_has_no_rows(tmp_path):
     assert read_trajectories(tmp_path / "missing", ["loss"]).column_names == ["loss"]
 
 
-def test_rows_of_another_schema_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="not in TRAJECTORY_SCHEMA"):
-        TrajectoryWriter(tmp_path).add(0, 0, 0, pa.record_batch({"loss": [1.0]}))
-
-
 def test_a_partition_is_plain_parquet_that_other_tools_read(tmp_path):
-    writer = TrajectoryWriter(tmp_path)
-    stream(writer, 3, task=0, attempt=0, num_steps=5)
-    writer.commit(3, {0: 0})
-    table = pq.read_table(tmp_path / "meta_step=000003" / "part-00000.parquet", partitioning=None)
-    assert table["step"].to_pylist() == list(range(5))
+    TrajectoryWriter(tmp_path / "t").commit(3, [journal(tmp_path / "task", 3, 0, 5)])
+    part = tmp_path / "t" / "meta_step=000003" / "part-00000.parquet"
+    assert pq.read_table(part, partitioning=None)["step"].to_pylist() == list(range(5))
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.004, 0.01, 0.02])
 def test_a_killed_writer_leaves_whole_partitions_only(tmp_path, delay_s):
     finished = int(kill_after(3, delay_s, COMMITS_FOREVER, tmp_path)[-1])
-    TrajectoryWriter(tmp_path)
-    partitions = sorted(os.listdir(tmp_path))
+    TrajectoryWriter(tmp_path / "trajectories")
+    partitions = sorted(os.listdir(tmp_path / "trajectories"))
     assert len(partitions) > finished
-    attempts = [(m, *task) for m in range(len(partitions)) for task in [(0, 0, 5000), (1, 0, 50)]]
-    table = read_trajectories(tmp_path)
-    assert table.num_rows == 5050 * len(partitions)
+    long = MAX_BUFFERED_ROWS + 5
+    attempts = [(m, *task) for m in range(len(partitions)) for task in [(0, 0, long), (1, 0, 50)]]
+    table = read_trajectories(tmp_path / "trajectories")
+    assert table.num_rows == (long + 50) * len(partitions)
     assert_holds(table, *attempts)
 
 
