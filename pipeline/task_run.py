@@ -62,7 +62,9 @@ class TaskRun:
             if segment.final:
                 return
             # After the rows have left: the driver is not to see a checkpoint ahead of them.
-            self._keep(segment.kept)
+            if segment.kept and self.loop.step < self.num_steps:
+                with self._disk_errors():
+                    self._write_state(closed=False, loop=self.loop.state_dict())
         yield self._close()
 
     def failed(self, reason: str) -> Segment:
@@ -78,13 +80,17 @@ class TaskRun:
         start = time.perf_counter()
         records = loop.run(min(self.inner.segment_steps, self.num_steps - first))
         wall_ms = 1e3 * (time.perf_counter() - start) / (loop.step - first)
-        last = loop.step == self.num_steps and not self._keeps_states
+        at_end = loop.step == self.num_steps
+        last = at_end and not self._keeps_states
         pulled: Tensor | None = None
-        if loop.fold is not None:
-            pulled = loop.finish() if last else loop.fold.drain(loop.shared)
+        if last:
+            pulled = loop.finish()
+        elif loop.fold is not None and not at_end:  # where it ends, the rest is one sum
+            pulled = loop.fold.drain(loop.shared)
         finite = _all_finite(records, pulled)
         # A held-out task that diverges is a result; one in meta-training ends here.
         ends = last or (loop.fold is not None and not finite)
+        self._snapshot()
         return self._segment(
             trajectory_rows(self.spec, self.name, first, records, wall_ms),
             final=ends,
@@ -149,15 +155,11 @@ class TaskRun:
     def _is_due(self, every: int) -> bool:
         return self.loop.step % every == 0 or self.loop.step == self.num_steps
 
-    def _keep(self, checkpoint: bool) -> None:
-        """Write a checkpoint, unless the task's end will, and a snapshot if it is time."""
-        folder, step = Path(self.spec.folder), self.loop.step
-        with self._disk_errors():
-            if checkpoint and step < self.num_steps:
-                self._write_state(closed=False, loop=self.loop.state_dict())
-            every = self.inner.snapshot_every if self.spec.folder else 0
-            if self.spec.purpose == "train" and every and step % every == 0:
-                write_snapshot(folder, step, self.loop.vector.values)
+    def _snapshot(self) -> None:
+        every = self.inner.snapshot_every if self.spec.folder else 0
+        if every and self.spec.purpose == "train" and self.loop.step % every == 0:
+            with self._disk_errors():
+                write_snapshot(Path(self.spec.folder), self.loop.step, self.loop.vector.values)
 
     def _write_state(self, **state: Any) -> None:
         state |= {"version": self.spec.version, "held": self._held}

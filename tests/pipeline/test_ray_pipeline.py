@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray._private.worker as ray_driver
 
+import pipeline.schedule
 from pipeline import connection
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.local import LocalBackend
@@ -51,11 +52,12 @@ def after_first_segment(session, action):
     """Do `action` once, when the first segment of the run has reached the driver."""
     take, done = session.trainer._take, []
 
-    def take_then_act(segment, records):
-        take(segment, records)
+    def take_then_act(segment):
+        record = take(segment)
         if not done:
             done.append(True)
             action(segment)
+        return record
 
     session.trainer._take = take_then_act
 
@@ -145,22 +147,12 @@ def test_the_driver_sees_references_and_scalars_only(local_ray, tmp_path):
     assert bytes_a_segment(64) == pytest.approx(bytes_a_segment(8), rel=0.02)
 
 
-def test_a_task_that_raises_ends_the_run_with_a_line_and_a_checkpoint(local_ray, tmp_path):
+def test_a_task_that_raises_ends_the_run_with_a_line_and_a_checkpoint(
+    local_ray, tmp_path, monkeypatch
+):
     with Session(tmp_path) as session:
         session.trainer.train(1)
-        sample = session.trainer._run_meta_batch
-
-        def sample_a_task_that_is_not(step):
-            import pipeline.trainer as module
-
-            original = module.sample_meta_batch
-            module.sample_meta_batch = lambda *_: [99]
-            try:
-                return sample(step)
-            finally:
-                module.sample_meta_batch = original
-
-        session.trainer._run_meta_batch = sample_a_task_that_is_not
+        monkeypatch.setattr(pipeline.schedule, "sample_meta_batch", lambda *_: [99])
         with pytest.raises(RunFailedError, match=r"task 0 of train step 1 raised IndexError"):
             session.trainer.train(3)
         assert session.books.checkpoints.steps() == [1]
