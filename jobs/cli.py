@@ -126,11 +126,15 @@ def compare(
         Path | None,
         typer.Option(help="File to write: .png, .pdf or .svg; default: one among the runs."),
     ] = None,
+    target_return: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Environments: report env steps to this return."),
+    ] = None,
 ) -> Result:
     """Put the meta-tests of several runs into one table and one plot."""
     from jobs import commands
 
-    return commands.compare(context.obj, runs, plot)
+    return commands.compare(context.obj, runs, plot, target_return)
 
 
 @app.command()

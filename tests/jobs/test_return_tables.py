@@ -1,0 +1,50 @@
+"""Tables of a meta-test in environments, on a terminal of 80 columns."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from jobs.return_tables import games_table, target_table
+from tests.jobs.test_tables import printed
+from tests.pipeline.evaluations_for_tests import in_environments
+
+
+def cells(table):
+    return [" ".join(line.replace("│", " ").split()) for line in printed(table)]
+
+
+def test_games_have_a_row_for_each_method_with_mean_and_deviation():
+    games = in_environments("atari", {"leap": 1200.0, "scratch": -9.0}, repeats=2)
+    rows = cells(games_table(games))
+    assert "a leap 1,205.0 ± 7.1 2" in rows
+    assert "b scratch -3.0 ± 7.1 2" in rows
+    assert games_table(in_environments("control", {"leap": 1.0})) is None
+
+
+def test_a_game_is_normalised_though_another_has_no_published_score():
+    games = in_environments("atari", {"leap": 9.0})
+    curves = [
+        replace(one, metrics=one.metrics | {"human_normalized": 0.25}) if one.task == "b" else one
+        for one in games.curves
+    ]
+    rows = cells(games_table(replace(games, curves=tuple(curves))))
+    assert "a leap 9.0 - 1" in rows
+    assert "b leap 10.0 25.0 1" in rows
+
+
+def test_target_table_says_who_got_there_and_after_how_many_env_steps():
+    judged = in_environments("control", {"leap": 500.0, "scratch": 60.0}, target_return=195.0)
+    rows = cells(target_table(judged))
+    assert rows[0] == "Reaching a return of 195"
+    assert "leap 80 ± 0 * 100.0 ± 0.0 * 2" in rows
+    assert "scratch 160 ± 0 0.0 ± 0.0 2" in rows
+    assert target_table(replace(judged, target_return=None)) is None
+
+
+def test_games_show_the_target_too_and_a_diverged_adaptation_as_not_there():
+    games = in_environments("atari", {"leap": 500.0}, target_return=195.0)
+    first, second = games.curves
+    diverged = replace(first, losses=np.array([0, np.nan], np.float32))
+    rows = cells(games_table(replace(games, curves=(diverged, second))))
+    assert "a leap - 160 0.0 1" in rows
+    assert "b leap 501.0 80 100.0 1" in rows
