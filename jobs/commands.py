@@ -16,7 +16,7 @@ from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
-from pipeline.plots import check_destination, comparison_name, plot_evaluation
+from pipeline.plots import check_plot, comparison_name, plot_evaluation
 from pipeline.runs import RunFolder, home
 from pipeline.task_figures import task_figures
 
@@ -58,7 +58,7 @@ def compare(
     """Compare the runs' meta-tests."""
     folders = list(dict.fromkeys(RunFolder.open(run) for run in runs))
     if plot is not None:
-        check_destination(plot)
+        check_plot(plot)
     path = plot or home() / comparison_name([folder.run_id for folder in folders])
     evaluations = [Evaluation.from_parquet(folder.evaluation) for folder in folders]
     compared = comparison.compare(evaluations, target_return)

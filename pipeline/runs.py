@@ -150,6 +150,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def videos(self) -> Path:
+        """Folder of the videos of agents; made with the first."""
+        return self.path / "videos"
+
+    @property
     def metrics(self) -> Path:
         """The run's own record of its curves."""
         return self.path / "tracking" / "metrics.jsonl"

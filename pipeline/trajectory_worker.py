@@ -37,19 +37,7 @@ class TrajectoryWorker(Worker):
 
         A task whose environment fails ends there, in a segment that says so.
         """
-        self._load(spec, params)
-        train = spec.purpose == "train"
-        num_steps = self.family.num_steps(spec)
-        num_shared = self.vector.size if self.layout.num_heads else self.layout.body
-        loop = InnerLoop(
-            self.model,
-            self.vector,
-            self.family.make(spec.split, spec.task_id, self._task_seed(spec)),
-            inner_optimizer(self.experiment, num_steps),
-            fold=self.learner.start(self.vector.values[:num_shared]) if train else None,
-            precision=self.precision,
-            num_shared=num_shared,
-        )
+        loop, num_steps = self.begin(spec, params), self.family.num_steps(spec)
         try:
             while True:
                 yield (segment := self._segment(spec, loop, num_steps))
@@ -57,6 +45,21 @@ class TrajectoryWorker(Worker):
                     return
         except EnvironmentFailedError as error:
             yield self._failed(spec, loop.step, str(error))
+
+    def begin(self, spec: TaskSpec, params: Sequence[Array]) -> InnerLoop:
+        """Return the inner loop on the task from `params`, before its first step."""
+        self._load(spec, params)
+        train = spec.purpose == "train"
+        num_shared = self.vector.size if self.layout.num_heads else self.layout.body
+        return InnerLoop(
+            self.model,
+            self.vector,
+            self.family.make(spec.split, spec.task_id, self._task_seed(spec)),
+            inner_optimizer(self.experiment, self.family.num_steps(spec)),
+            fold=self.learner.start(self.vector.values[:num_shared]) if train else None,
+            precision=self.precision,
+            num_shared=num_shared,
+        )
 
     def _task_seed(self, spec: TaskSpec) -> int:
         if spec.purpose == "train":
