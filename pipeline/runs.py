@@ -2,7 +2,7 @@
 
 $OUTERLOOP_HOME/<run id>/
     config.yaml     the resolved experiment
-    checkpoints/    trajectories/    evaluation/    plots/
+    checkpoints/    trajectories/    evaluation/    plots/    videos/
     summary.json    log.txt
 """
 

@@ -46,11 +46,11 @@ def find_task(experiment: Experiment, name: str) -> Place:
             experiment = experiment.model_copy(update={"environments": joined})
     pool = environment_pool(experiment)
     known = [(split, i, n) for split in SPLITS for i, n in enumerate(pool.names(split))]
-    for split, number, full in known:
-        if name in (full, full.rpartition("#")[2]):
+    short = [full.rpartition("#")[2] for _, _, full in known]
+    for (split, number, full), ending in zip(known, short, strict=True):
+        if name in (full, ending):
             return Place(experiment, split, number, full)
-    names = [full for _, _, full in known]
-    near = get_close_matches(name, names, n=3) or names[:3]
+    near = get_close_matches(name, [*short, *(full for *_, full in known)], n=3) or short[:3]
     raise BadInputError(f"'{name}' is no task of the run (did you mean {' or '.join(near)}?)")
 
 
