@@ -84,7 +84,16 @@ def test_what_plays_is_bitwise_what_the_meta_test_judged(run):
     assert told == [4, 1]
 
 
-def test_the_initialisation_and_a_scratch_agent_can_be_watched_too(run):
+def test_the_initialisation_and_a_scratch_agent_can_be_watched_too(run, monkeypatch):
+    begun = []
+    begin = TrajectoryWorker.begin
+
+    def remembered(worker, spec, params):
+        loop = begin(worker, spec, params)
+        begun.append((spec.method, worker.vector.values.clone()))
+        return loop
+
+    monkeypatch.setattr(TrajectoryWorker, "begin", remembered)
     unadapted = watched(run, "freeway", num_steps=0, output=run.path / "unadapted.gif")
     assert (unadapted.inner_steps, unadapted.env_steps) == (0, 0)
     with Image.open(unadapted.video) as gif:
@@ -92,6 +101,9 @@ def test_the_initialisation_and_a_scratch_agent_can_be_watched_too(run):
     scratch = watched(run, "freeway", method="scratch", num_steps=1)
     assert scratch.video == run.videos / "freeway-scratch.mp4"
     assert scratch.method == "scratch"
+    (own, learned), (baseline, random) = begun
+    assert (own, baseline) == ("leap", "scratch")
+    assert not torch.equal(learned, random)
 
 
 @pytest.mark.parametrize("game", ["pong", "alien"])
