@@ -1,4 +1,4 @@
-"""What a meta-test reports: area under a learning curve, confidence intervals."""
+"""What a meta-test reports: area under a learning curve, time to a target, intervals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+LATEST_ENDS = 5  # points of a return curve whose mean has to reach a target
 
 
 def area_under_curve(errors: ArrayLike) -> float:
@@ -51,6 +53,44 @@ def area_under_returns(env_steps: ArrayLike, returns: ArrayLike) -> float:
         raise ValueError("a learning curve needs at least one step")
     widths = np.diff(steps, prepend=0.0)
     return float(np.average(np.asarray(returns, dtype=np.float64), weights=widths))
+
+
+def env_steps_to_target(
+    env_steps: ArrayLike, returns: ArrayLike, target: float, num_ends: int = LATEST_ENDS
+) -> tuple[float, bool]:
+    """Return how many env steps it took to reach `target`, and whether it was reached.
+
+    It is at the end of the first inner step where the mean of the latest returns is at least
+    `target`: of the last `num_ends` inner steps in which episodes ended, or of as many as there
+    are. One lucky rollout among bad ones is not enough, but whose first episodes reach the target
+    need not wait for more. A return counts when its episodes end, never before. A curve that does
+    not reach the target is censored: it gives all its env steps, and False.
+
+    Args:
+        env_steps: [K], env steps taken up to the end of each inner step.
+        returns: [K], mean return of the episodes that ended in each; NaN where none did.
+        target: The return to reach.
+        num_ends: At most so many returns are averaged.
+
+    Raises:
+        ValueError: The curve is empty, or `num_ends` is below 1.
+    """
+    steps, curve = np.asarray(env_steps), np.asarray(returns, dtype=np.float64)
+    if steps.size == 0:
+        raise ValueError("a learning curve needs at least one step")
+    if num_ends < 1:
+        raise ValueError(f"num_ends: expected at least 1, got {num_ends}")
+    is_known = np.isfinite(curve)
+    known = curve[is_known]
+    sums, counts = np.zeros_like(known), np.zeros_like(known)
+    # Each mean is summed anew: the rounding of a running sum could miss a target by a hair.
+    for back in range(min(num_ends, known.size)):
+        sums[back:] += known[: known.size - back]
+        counts[back:] += 1
+    (reached,) = (sums >= target * counts).nonzero()
+    if reached.size == 0:
+        return float(steps[-1]), False
+    return float(steps[is_known][reached[0]]), True
 
 
 def confidence_interval_95(values: ArrayLike) -> tuple[float, float]:

@@ -126,11 +126,42 @@ def compare(
         Path | None,
         typer.Option(help="File to write: .png, .pdf or .svg; default: one among the runs."),
     ] = None,
+    target_return: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Environments: report env steps to this return."),
+    ] = None,
 ) -> Result:
     """Put the meta-tests of several runs into one table and one plot."""
     from jobs import commands
 
-    return commands.compare(context.obj, runs, plot)
+    return commands.compare(context.obj, runs, plot, target_return)
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    run: RunName,
+    game: Annotated[
+        str,
+        typer.Option("--game", "--task", metavar="NAME", help="Any game; control: e.g. test-0."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write: .mp4 or .gif; default: in the run."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="scratch: without what was learned; default: the run's own.")
+    ] = "",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Inner steps of adaptation; default: the test's."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Of play, at the most.")] = 60.0,
+) -> Result:
+    """Adapt a run's agent to a game or control task, and make a video of one episode."""
+    from jobs import watching
+
+    return watching.watch(context.obj, run, game, method, steps, seconds, output)
 
 
 @app.command()

@@ -11,12 +11,14 @@ from rich.console import Console
 
 from jobs import catalog
 from jobs.progress import shown
-from jobs.tables import evaluation_table, games_table, rows_table, training_table
+from jobs.return_tables import games_table, target_table
+from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
-from pipeline.plots import check_destination, comparison_name, plot_evaluation
+from pipeline.plots import check_plot, comparison_name, plot_evaluation
 from pipeline.runs import RunFolder, home
+from pipeline.task_figures import task_figures
 
 Result = dict[str, Any]
 
@@ -46,16 +48,20 @@ def evaluate(
         evaluation, plot = session.evaluate(folder, baselines, progress, overrides)
     _show(console, evaluation)
     _look(console, run=folder.path, plot=plot)
-    return {"run_id": folder.run_id, "methods": evaluation.summary(), "plot": plot}
+    methods = evaluation.summary()
+    return {"run_id": folder.run_id, "methods": methods, **_games(evaluation), "plot": plot}
 
 
-def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
+def compare(
+    console: Console, runs: list[str], plot: Path | None, target_return: float | None
+) -> Result:
     """Compare the runs' meta-tests."""
     folders = list(dict.fromkeys(RunFolder.open(run) for run in runs))
     if plot is not None:
-        check_destination(plot)
+        check_plot(plot)
     path = plot or home() / comparison_name([folder.run_id for folder in folders])
-    compared = comparison.compare([Evaluation.from_parquet(f.evaluation) for f in folders])
+    evaluations = [Evaluation.from_parquet(folder.evaluation) for folder in folders]
+    compared = comparison.compare(evaluations, target_return)
     _show(console, compared.evaluation)
     console.print(training_table(compared))
     for method, training in compared.training.items():
@@ -68,6 +74,7 @@ def compare(console: Console, runs: list[str], plot: Path | None) -> Result:
     return {
         "runs": [folder.run_id for folder in folders],
         "methods": compared.evaluation.summary(),
+        **_games(compared.evaluation),
         "training": {method: asdict(one) for method, one in compared.training.items()},
         "differences": compared.differences(),
         "plot": path,
@@ -109,14 +116,26 @@ def _training_result(console: Console, result: session.TrainResult) -> Result:
         "tracking_uri": result.tracking_uri,
         "final": methods.get(own, {}),
         "baselines": {name: values for name, values in methods.items() if name != own},
+        **({} if evaluation is None else _games(evaluation)),
     }
+
+
+def _games(evaluation: Evaluation) -> Result:
+    """Return each game's figures, {mean, sd, adaptations}, by game, method and metric."""
+    if evaluation.protocol.get("task.kind") != "atari":
+        return {}
+    found: Result = {}
+    for one in task_figures(evaluation):
+        row = {"mean": one.mean, "sd": one.sd, "adaptations": one.adaptations}
+        found.setdefault(one.task, {}).setdefault(one.method, {})[one.metric] = row
+    return {"games": found}
 
 
 def _show(console: Console, evaluation: Evaluation) -> None:
     console.print(evaluation_table(evaluation))
-    by_game = games_table(evaluation)
-    if by_game is not None:
-        console.print(by_game)
+    for table in (target_table(evaluation), games_table(evaluation)):
+        if table is not None:
+            console.print(table)
 
 
 def _look(console: Console, **places: Path | None) -> None:

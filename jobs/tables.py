@@ -61,7 +61,14 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         for column in (RETURN_COLUMNS if of_returns else COLUMNS)
         if any(column.metric in m for m in summary.values())
     ]
-    caption = _caption(evaluation, columns)
+    return methods_table(evaluation, title, columns, _caption(evaluation, columns))
+
+
+def methods_table(
+    evaluation: Evaluation, title: str, columns: Sequence[Column], caption: str
+) -> Table:
+    """Return a row per method with its mean ± 95 % interval in `columns`; the best has a *."""
+    summary = evaluation.summary()
     table = Table(
         title=title, title_justify="left", caption=caption, caption_justify="left",
         min_width=max(map(len, caption.splitlines())),
@@ -79,31 +86,6 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         counted = {(c.task, c.seed) for c in evaluation.curves if c.method == method}
         table.add_row(Text(method), *cells, str(len(counted)))
     return table
-
-
-def games_table(evaluation: Evaluation) -> RenderableType | None:
-    """Return a row per game: each method's mean return; None but for games.
-
-    Returns of different games are no common scale, so that their mean says little.
-    """
-    if evaluation.protocol.get("task.kind") != "atari":
-        return None
-    returns: dict[str, dict[str, list[float]]] = {}
-    for method in evaluation.methods:
-        for curve in evaluation.of_method(method):
-            of_game = returns.setdefault(curve.task, {}).setdefault(method, [])
-            of_game.append(curve.metrics["return"])
-    rows = [
-        (game, *(_mean_return(found.get(method, [])) for method in evaluation.methods))
-        for game, found in sorted(returns.items())
-    ]
-    title = "Return by game, mean over adaptations"
-    return rows_table(title, ["game", *evaluation.methods], rows)
-
-
-def _mean_return(returns: Sequence[float]) -> str:
-    mean = math.fsum(returns) / len(returns) if returns else math.nan
-    return f"{mean:,.1f}" if math.isfinite(mean) else "-"
 
 
 def training_table(comparison: Comparison) -> RenderableType:
@@ -200,9 +182,9 @@ def _figure(values: dict[str, Any] | None, column: Column, best: float | None) -
     if values is None or not math.isfinite(values["mean"]):
         return Text("-" if values is None else "diverged")
     factor, digits = column.factor, column.digits
-    text = f"{factor * values['mean']:.{digits}f}"
+    text = f"{factor * values['mean']:,.{digits}f}"
     if math.isfinite(values["ci95"]):  # a single task has no interval
-        text += f" ± {factor * values['ci95']:.{digits}f}"
+        text += f" ± {factor * values['ci95']:,.{digits}f}"
     is_best = values["mean"] == best
     return Text(text + (" *" if is_best else "  "), style="bold" if is_best else "")
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve
 from pipeline.method_labels import distinct_labels
-from pipeline.task_kinds import EPISODE_KINDS
+from pipeline.task_kinds import ENVIRONMENT_KINDS, EPISODE_KINDS
 
 INNER_STEPS_FACTORS = ("meta.num_steps", "meta.batch_size", "inner.num_steps")
 
@@ -36,6 +36,7 @@ class Comparison:
 
     evaluation: Evaluation
     training: dict[str, Training]  # by method, in the evaluation's order
+    targets: tuple[float | None, ...] = ()  # of returns, where the runs do not agree on one
 
     def differences(self) -> list[str]:
         """Return a line for each thing but the method in which the rows differ."""
@@ -49,16 +50,20 @@ class Comparison:
                 "Seeds differ, and with them the held-out tasks: tested under", trained, _seeds
             ),
         ]
+        if self.targets:
+            named = ", ".join("none" if one is None else f"{one:g}" for one in self.targets)
+            lines.append(f"Target returns differ ({named}): --target-return X judges all by one.")
         return [line for line in lines if line]
 
 
-def compare(evaluations: Sequence[Evaluation]) -> Comparison:
+def compare(evaluations: Sequence[Evaluation], target_return: float | None = None) -> Comparison:
     """Merge the meta-tests of several runs.
 
     Runs that differ only in their seed are one method: its interval is over (task, seed) pairs.
     A method is called by its algorithm's name, and by the settings that differ where that would
     leave two with one name. A baseline depends on nothing but the seed, so one of each is kept
-    per seed. How methods were meta-trained may differ: `Comparison.differences` tells.
+    per seed. How methods were meta-trained may differ: `Comparison.differences` tells. Returns
+    are judged by `target_return`, else by the runs' own target if they have the same.
 
     BadInputError if the runs' protocols differ in more than the seed (and what is drawn from
     it: the held-out tasks, which must agree between runs of one seed).
@@ -80,7 +85,24 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
     seeds = sorted({one.seed for one in evaluations})
     tasks = sorted({task for one in evaluations for task in one.protocol["test_tasks"]})
     protocol = evaluations[0].protocol | {"seed": seeds, "test_tasks": tasks}
-    return Comparison(Evaluation(tuple(curves), protocol), training)
+    targets = dict.fromkeys(one.target_return for one in evaluations)
+    if target_return is not None:
+        _check_returns(evaluations[0], target_return)
+        targets = {target_return: None}
+    agreed = next(iter(targets)) if len(targets) == 1 else None
+    merged = Evaluation(tuple(curves), protocol, target_return=agreed)
+    return Comparison(merged, training, tuple(targets) if len(targets) > 1 else ())
+
+
+def _check_returns(evaluation: Evaluation, target_return: float) -> None:
+    kind = evaluation.protocol.get("task.kind", "alphabets")
+    if kind not in ENVIRONMENT_KINDS:
+        raise BadInputError(
+            f"--target-return {target_return:g}: tasks of task.kind={kind} have no returns; "
+            "compare without it"
+        )
+    if not math.isfinite(target_return):
+        raise BadInputError(f"--target-return {target_return}: expected a finite number")
 
 
 def _check_same_protocol(evaluations: Sequence[Evaluation]) -> None:

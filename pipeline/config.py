@@ -101,6 +101,7 @@ class Experiment(Section):
         causes = (("algorithm", "name"), ("task", "kind"))
         learner = find_learner(name)
         self._check_test()
+        self._check_target()
         self._check_pretrained(is_episodic(learner) and learner.wants_pretrained)
         if not is_episodic(learner):
             if kind in EPISODE_KINDS and getattr(learner, "multi_head", False):
@@ -147,6 +148,13 @@ class Experiment(Section):
         if wrong:
             key = ("episodes", "test")
             raise ConfigProblems(Problem(key, f"one-shot-runs need {', '.join(wrong)}", (key,)))
+
+    def _check_target(self) -> None:
+        if self.evaluation.target_return is None or self.task.kind in ENVIRONMENT_KINDS:
+            return
+        keys = (("evaluation", "target_return"), ("task", "kind"))
+        text = f"tasks of task.kind={self.task.kind} have no returns: expected null"
+        raise ConfigProblems(Problem(keys[0], text, keys))
 
     def _check_pretrained(self, wants: bool) -> None:
         if wants == bool(self.model.pretrained):

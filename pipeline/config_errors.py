@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
@@ -120,6 +121,9 @@ def _field_at(key: Key, model: type[BaseModel]) -> tuple[int, FieldInfo | None]:
 def _expected(field: FieldInfo | None) -> str:
     """Return, in words, the values that `field` takes."""
     kind = field.annotation if field is not None else None
+    if NoneType in get_args(kind):
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+        return f"{TYPES[kind]} or null"
     if get_origin(kind) is Literal:
         *others, last = get_args(kind)
         return f"{', '.join(others)} or {last}"

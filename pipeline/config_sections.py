@@ -198,6 +198,12 @@ class EvaluationConfig(Section):
         description="Outer steps between validations (episodes: the best is tested in the end) or "
         "meta-tests (alphabets) while training; 0: none.",
     )
+    target_return: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="control, atari: return that adaptations are to reach; the env steps to it and "
+        "the share that got there are reported; null: none.",
+    )
     transductive: bool = Field(
         False,
         description="Whether an inner loop's network answers all queries of an episode together.",

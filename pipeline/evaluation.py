@@ -13,10 +13,10 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,16 @@ from algorithms.scoring import (
     area_under_curve,
     area_under_returns,
     confidence_interval_95,
+    env_steps_to_target,
     last_known,
 )
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
 from pipeline.runs import json_text
+from pipeline.task_figures import task_figures
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 
-if TYPE_CHECKING:
-    pass
-
-CURVES, SUMMARY = "curves.parquet", "summary.parquet"
+CURVES, SUMMARY, TASKS = "curves.parquet", "summary.parquet", "tasks.parquet"
 METADATA = b"outerloop"  # key of the Parquet metadata that holds all but the curves
 
 CURVES_SCHEMA = pa.schema(
@@ -79,17 +79,26 @@ class TaskCurve:
         assert self.returns.shape == self.env_steps.shape
         assert self.losses.ndim == self.returns.ndim == 1
 
-    def figures(self) -> dict[str, float]:
+    def figures(self, target_return: float | None = None) -> dict[str, float]:
         """Return its metrics, and `auc` where there is a curve.
 
         The mean training error over the steps; of reinforcement learning the mean return over env
-        steps, NaN if the adaptation diverged.
+        steps, NaN if the adaptation diverged. With `target_return` also `env_steps_to_target`
+        (all of them if it never got there, or diverged) and `reached`, 1 or 0.
         """
         if self.returns.size:
             area = area_under_returns(self.env_steps, self.return_curve())
-            return {"auc": area, **self.metrics}
+            return {"auc": area, **self._to_target(target_return), **self.metrics}
         areas = {"auc": area_under_curve(self.errors)} if self.errors.size else {}
         return {**areas, **self.metrics}
+
+    def _to_target(self, target_return: float | None) -> dict[str, float]:
+        if target_return is None:
+            return {}
+        diverged = not np.isfinite(self.losses).all()
+        returns = np.full_like(self.returns, math.nan) if diverged else self.returns
+        env_steps, reached = env_steps_to_target(self.env_steps, returns, target_return)
+        return {"env_steps_to_target": env_steps, "reached": float(reached)}
 
     def return_curve(self) -> npt.NDArray[np.float64]:
         """Return the latest return at each step: [K]; NaN throughout if the adaptation diverged.
@@ -132,6 +141,7 @@ class Evaluation:
     learner: dict[str, Any] = field(default_factory=dict)  # how `method` was meta-trained
     split: str = "test"  # or val
     outer_step: int = -1  # whose parameters were tested, where validation may choose an earlier one
+    target_return: float | None = None  # how far a return curve is to get, in environments
 
     @property
     def seed(self) -> int:
@@ -149,7 +159,10 @@ class Evaluation:
 
     @cached_property
     def _summary(self) -> Summary:
-        return {method: _summarise(self.of_method(method)) for method in self.methods}
+        return {
+            method: _summarise(self.of_method(method), self.target_return)
+            for method in self.methods
+        }
 
     def summary(self) -> Summary:
         """Return {method: {metric: {mean, ci95, tasks, seeds}}}.
@@ -159,12 +172,15 @@ class Evaluation:
         mean loss is NaN (null in JSON) and the other metrics count it as wrong. Repeats of a task
         are averaged first. The 95 % interval, mean ± ci95, is over tasks; with several seeds it is
         over (task, seed) pairs, which are taken for independent although a task under two seeds
-        is still the same task.
+        is still the same task. Of several seeds `ci95_seeds` is over the seeds' own means.
         """
         return self._summary
 
     def to_parquet(self, folder: Path) -> None:
-        """Write curves.parquet (a row per adaptation) and summary.parquet to `folder`."""
+        """Write curves.parquet (a row per adaptation) and summary.parquet to `folder`.
+
+        In environments tasks.parquet too: a row per task, method and metric.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         summary = [
             {"method": method, "metric": metric, **values}
@@ -172,6 +188,9 @@ class Evaluation:
             for metric, values in metrics.items()
         ]
         _write_table(pa.Table.from_pylist(summary), folder / SUMMARY)
+        if self.protocol.get("task.kind") in ENVIRONMENT_KINDS:
+            by_task = [asdict(one) for one in task_figures(self)]
+            _write_table(pa.Table.from_pylist(by_task), folder / TASKS)
         curves = [
             {name: getattr(curve, name) for name in CURVES_SCHEMA.names}
             | {"metrics": list(curve.metrics.items())}
@@ -179,8 +198,10 @@ class Evaluation:
         ]
         rest = {
             key: getattr(self, key)
-            for key in ("protocol", "method", "run_id", "learner", "split", "outer_step")
-        }
+            for key in (
+                "protocol", "method", "run_id", "learner", "split", "outer_step", "target_return"
+            )
+        }  # fmt: skip
         schema = CURVES_SCHEMA.with_metadata({METADATA: json_text(rest).encode()})
         _write_table(pa.Table.from_pylist(curves, schema=schema), folder / CURVES)
 
@@ -212,20 +233,31 @@ def per_task(curves: Iterable[TaskCurve]) -> dict[tuple[str, int], list[TaskCurv
     return dict(groups)
 
 
-def _summarise(curves: list[TaskCurve]) -> dict[str, dict[str, Any]]:
+def _summarise(curves: list[TaskCurve], target_return: float | None) -> dict[str, dict[str, Any]]:
     groups = per_task(curves)
     counts = {
         "tasks": len({task for task, _ in groups}),
         "seeds": len({seed for _, seed in groups}),
     }
-    figures = [[curve.figures() for curve in repeats] for repeats in groups.values()]
+    figures = [[curve.figures(target_return) for curve in repeats] for repeats in groups.values()]
     shared = set.intersection(*(set(one) for repeats in figures for one in repeats))
     summary = {}
     for metric in sorted(shared, key=lambda name: (name != "auc", name)):
         values = [math.fsum(one[metric] for one in repeats) / len(repeats) for repeats in figures]
         mean, half_width = confidence_interval_95(values)
         summary[metric] = {"mean": float(mean), "ci95": float(half_width), **counts}
+        if counts["seeds"] > 1:
+            summary[metric]["ci95_seeds"] = _interval_over_seeds(groups, values)
     return summary
+
+
+def _interval_over_seeds(pairs: Iterable[tuple[str, int]], values: Iterable[float]) -> float:
+    """Return the half width of the interval over the means of each seed's tasks."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for (_, seed), value in zip(pairs, values, strict=True):
+        by_seed[seed].append(value)
+    means = [math.fsum(of_one) / len(of_one) for of_one in by_seed.values()]
+    return confidence_interval_95(means)[1]
 
 
 def _curve(row: dict[str, Any]) -> TaskCurve:

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from pipeline.checkpoint import CheckpointStore
+from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment, load_experiment, to_yaml
 from pipeline.errors import BadInputError
 from pipeline.exported_weights import (
@@ -58,14 +58,7 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
     if folder.exists():
         raise BadInputError(f"{folder}: is there already; give a folder that is not")
     experiment = run.read_experiment()
-    store = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep)
-    newest = store.load_latest()
-    if newest is None:
-        raise BadInputError(
-            f"run {run.run_id} has no checkpoint; run: outerloop train --resume {run.run_id}"
-        )
-    best = store.best()
-    checkpoint = newest if best is None else store.load(best.step)
+    checkpoint = tested_checkpoint(run, experiment)
     here = {"workers": experiment.workers.model_copy(update={"device": "cpu", "threads": 1})}
     worker = make_worker(experiment.model_copy(update=here))
     step, name = checkpoint.step, experiment.algorithm.name
@@ -95,6 +88,21 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
             (draft / ABOUT).write_text(json_text(about) + "\n", encoding="utf-8")
             (draft / CARD).write_text(model_card(run, experiment, step), encoding="utf-8")
     return about
+
+
+def tested_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint:
+    """Return the checkpoint that a meta-test of the run judges: the best by validation, or newest.
+
+    BadInputError if there is none yet.
+    """
+    store = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep)
+    newest = store.load_latest()
+    if newest is None:
+        raise BadInputError(
+            f"run {run.run_id} has no checkpoint; run: outerloop train --resume {run.run_id}"
+        )
+    best = store.best()
+    return newest if best is None else store.load(best.step)
 
 
 def read_exported(folder: Path) -> ExportedModel:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import RunFailedError
+from pipeline.errors import BadInputError, RunFailedError
 
 TEMPORARY = ".tmp-"
 DISPLACED = ".old-"
@@ -21,12 +21,20 @@ DISPLACED = ".old-"
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Make `path` hold exactly `data`, replacing what it held; OSError leaves the old content."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path, to be written in the block, that becomes `path` when it ends well.
+
+    If the block raises, what it wrote is removed and `path` is as it was.
+    """
     temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        sync_file(temporary)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -89,6 +97,26 @@ def remove_leftovers(folder: Path) -> None:
 def temporary_beside(path: Path) -> Path:
     """Return the name under which `path` is written before it is complete."""
     return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+
+
+def check_destination(path: Path, what: str) -> None:
+    """Raise BadInputError unless the file `path`, a `what`, can be written; nothing is left of it.
+
+    Its folder has to be there.
+    """
+    if not path.parent.is_dir():
+        raise BadInputError(f"{path}: there is no folder {path.parent}; make it, or name another")
+    if path.is_dir():
+        raise BadInputError(f"{path}: is a folder; expected the name of a {what}'s file")
+    probe = temporary_beside(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInputError(
+            f"{path}: a {what} cannot be written to {path.parent}: {error.strerror}; name another "
+            "folder"
+        ) from None
 
 
 def remove(path: Path) -> None:

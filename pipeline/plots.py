@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from algorithms.scoring import confidence_interval_95
-from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation, TaskCurve, per_task
-from pipeline.files import temporary_beside
+from pipeline.files import check_destination
 from pipeline.plot_style import (
     COLOURS,
     LINES,
@@ -37,22 +36,10 @@ LABEL_WIDTH = 24  # characters of a method's name beside its bar
 HELD_OUT = {"accuracy": (100, "held-out accuracy, %"), "loss": (1, "held-out loss")}
 
 
-def check_destination(path: Path) -> None:
+def check_plot(path: Path) -> None:
     """Raise BadInputError unless a plot can be written to `path`, in a folder that is there."""
     picture_format(path)
-    if not path.parent.is_dir():
-        raise BadInputError(f"{path}: there is no folder {path.parent}; make it, or name another")
-    if path.is_dir():
-        raise BadInputError(f"{path}: is a folder; expected the name of a plot's file")
-    probe = temporary_beside(path)
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInputError(
-            f"{path}: a plot cannot be written to {path.parent}: {error.strerror}; name another "
-            "folder"
-        ) from None
+    check_destination(path, "plot")
 
 
 def comparison_name(run_ids: Iterable[str]) -> str:

@@ -212,6 +212,7 @@ class RunSession:
             learner=learner_of(self._experiment, self._trainer.version),
             split=split,
             outer_step=version,
+            target_return=self._experiment.evaluation.target_return,
         )
 
     def _tested_version(self) -> int:

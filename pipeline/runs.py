@@ -2,7 +2,8 @@
 
 $OUTERLOOP_HOME/<run id>/
     config.yaml     the resolved experiment
-    checkpoints/    trajectories/    in_flight/    evaluation/    plots/    snapshots/
+    checkpoints/    trajectories/    in_flight/    snapshots/
+    evaluation/     plots/           videos/
     summary.json    log.txt
 """
 
@@ -153,6 +154,11 @@ class RunFolder:
     def plots(self) -> Path:
         """Folder of the PNG files."""
         return self.path / "plots"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of the videos of agents; made with the first."""
+        return self.path / "videos"
 
     @property
     def metrics(self) -> Path:

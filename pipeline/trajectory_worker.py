@@ -30,24 +30,11 @@ class TrajectoryWorker(Worker):
 
         A task whose environment fails ends there, in a segment that says so.
         """
-        self._load(spec, params)
-        train = spec.purpose == "train"
-        num_steps = self.family.num_steps(spec)
-        num_shared = self.vector.size if self.layout.num_heads else self.layout.body
-        loop = InnerLoop(
-            self.model,
-            self.vector,
-            self.family.make(spec.split, spec.task_id, self._task_seed(spec)),
-            inner_optimizer(self.experiment, num_steps),
-            fold=self.learner.start(self.vector.values[:num_shared]) if train else None,
-            precision=self.precision,
-            num_shared=num_shared,
-        )
         run = TaskRun(
             spec,
             self.family.task_name(spec.split, spec.task_id),
-            loop,
-            num_steps,
+            self.begin(spec, params),
+            self.family.num_steps(spec),
             self.experiment.inner,
             partial(self._pieces, spec),
         )
@@ -55,6 +42,21 @@ class TrajectoryWorker(Worker):
             yield from run.segments()
         except EnvironmentFailedError as error:
             yield run.failed(str(error))
+
+    def begin(self, spec: TaskSpec, params: Sequence[Array]) -> InnerLoop:
+        """Return the inner loop on the task from `params`, before its first step."""
+        self._load(spec, params)
+        train = spec.purpose == "train"
+        num_shared = self.vector.size if self.layout.num_heads else self.layout.body
+        return InnerLoop(
+            self.model,
+            self.vector,
+            self.family.make(spec.split, spec.task_id, self._task_seed(spec)),
+            inner_optimizer(self.experiment, self.family.num_steps(spec)),
+            fold=self.learner.start(self.vector.values[:num_shared]) if train else None,
+            precision=self.precision,
+            num_shared=num_shared,
+        )
 
     def _task_seed(self, spec: TaskSpec) -> int:
         if spec.purpose == "train":

@@ -18,6 +18,7 @@ DOORS = {
         "jobs/bench/pipeline.py",
         "jobs/doctor.py",
     },
+    "av": {"pipeline/video.py"},
     "mlflow": {"pipeline/mlflow_run.py", "jobs/doctor.py"},
 }
 ALGORITHMS_MAY_IMPORT = {"algorithms", "torch", "numpy"}

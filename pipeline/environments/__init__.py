@@ -16,6 +16,7 @@ from pipeline.environments.vector import (
     Transition,
     VectorEnvironment,
 )
+from pipeline.environments.watched import WatchedControl, WatchedEnvironment, WatchedGame
 
 __all__ = [
     "LEAP_OPTIONS",
@@ -29,6 +30,9 @@ __all__ = [
     "FinishedEpisodes",
     "Transition",
     "VectorEnvironment",
+    "WatchedControl",
+    "WatchedEnvironment",
+    "WatchedGame",
     "check_game",
     "draw_physics",
     "make_environment",

@@ -98,15 +98,32 @@ def make_environment(id: str, num_envs: int, **physics: Any) -> GymnasiumEnviron
         finally:
             single.close()
         return GymnasiumEnvironment(id, _copies(id, num_envs, physics))
-    values = {_parameter(id, name): _positive(id, name, value) for name, value in physics.items()}
     mode = "vector_entry_point" if id == "CartPole-v1" else "sync"
     envs = gymnasium.make_vec(id, num_envs, vectorization_mode=mode)
+    _set_physics(id, envs, physics)
+    return GymnasiumEnvironment(id, envs)
+
+
+def make_drawn(id: str, **physics: Any) -> tuple[VectorEnv[Any, Any, Any], GymnasiumEnvironment]:
+    """Make a single copy that draws itself, and wrap it: gymnasium's own, and ours around it.
+
+    `physics` and errors as of `make_environment`; gymnasium's `render` returns a picture for each
+    copy, one here.
+    """
+    is_family = id in PHYSICS
+    envs = _copies(id, 1, ({} if is_family else physics) | {"render_mode": "rgb_array"})
+    if is_family:
+        _set_physics(id, envs, physics)
+    return envs, GymnasiumEnvironment(id, envs)
+
+
+def _set_physics(id: str, envs: VectorEnv[Any, Any, Any], physics: dict[str, Any]) -> None:
+    values = {_parameter(id, name): _positive(id, name, value) for name, value in physics.items()}
     for holder in _holders(envs):
         for parameter, value in values.items():
             setattr(holder, parameter.attribute, value)
-    if id == "CartPole-v1":
-        _derive_cart_pole(envs)
-    return GymnasiumEnvironment(id, envs)
+        if id == "CartPole-v1":
+            _derive_cart_pole(holder)
 
 
 def _copies(id: str, num_envs: int, options: dict[str, Any]) -> VectorEnv[Any, Any, Any]:

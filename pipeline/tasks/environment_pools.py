@@ -14,6 +14,9 @@ from pipeline.environments import (
     AtariOptions,
     BoxActions,
     VectorEnvironment,
+    WatchedControl,
+    WatchedEnvironment,
+    WatchedGame,
     draw_physics,
     make_environment,
 )
@@ -72,6 +75,10 @@ class ControlPool:
         """Return the environment of a task."""
         return self._make(self.physics(split, number), self._config.num_envs)
 
+    def watched(self, split: Split, number: int) -> WatchedEnvironment:
+        """Return a single copy of a task's environment that can be looked at."""
+        return WatchedControl(self._config.name, **self.physics(split, number))
+
     def normalized(self, split: Split, number: int, score: float) -> float | None:
         """Return None: no scores of such environments are published."""
         return None
@@ -114,6 +121,10 @@ class AtariPool:
         """Return the environment of a game."""
         game = self.names(split)[number]
         return AtariEnvironment(game, self._config.num_envs, self._options, self._config.threads)
+
+    def watched(self, split: Split, number: int) -> WatchedEnvironment:
+        """Return a single copy of a game that can be looked at."""
+        return WatchedGame(self.names(split)[number], self._options)
 
     def normalized(self, split: Split, number: int, score: float) -> float | None:
         """Return 0 for random play and 1 for a human's; None if none was published."""

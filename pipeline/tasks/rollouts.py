@@ -129,14 +129,19 @@ class Player:
         """
         returns = np.zeros(self._environment.num_envs)
         playing = np.ones(self._environment.num_envs, dtype=np.bool_)
-        with torch.no_grad():
-            for _ in range(MAX_EPISODE_STEPS):
-                _, transition = self._act(self._forward(model)[0])
-                returns += np.where(playing, transition.rewards, 0)
-                playing &= ~(transition.terminated | transition.truncated)
-                if not playing.any():
-                    break
+        for _ in range(MAX_EPISODE_STEPS):
+            transition = self.act(model)
+            returns += np.where(playing, transition.rewards, 0)
+            playing &= ~(transition.terminated | transition.truncated)
+            if not playing.any():
+                break
         return returns
+
+    def act(self, model: nn.Module) -> Transition:
+        """Take one step of all copies, to no end but to see what comes of it."""
+        with torch.no_grad():
+            _, transition = self._act(self._forward(model)[0])
+        return transition
 
     def restart(self) -> None:
         """Begin new episodes everywhere; which, follows from the seed and `env_steps`."""

@@ -11,6 +11,7 @@ from algorithms.scoring import (
     area_under_curve,
     area_under_returns,
     confidence_interval_95,
+    env_steps_to_target,
     last_known,
     student_t_quantile_975,
 )
@@ -92,3 +93,53 @@ def test_area_under_returns_is_the_mean_over_single_env_steps(widths, seed):
 def test_an_empty_return_curve_has_no_area():
     with pytest.raises(ValueError, match="at least one step"):
         area_under_returns([], [])
+
+
+def env_steps_to_target_as_told(env_steps, returns, target, num_ends):
+    """The definition, step by step."""
+    latest = []
+    for steps, value in zip(env_steps, returns, strict=True):
+        if math.isnan(value):
+            continue
+        latest = [*latest, value][-num_ends:]
+        if sum(latest) >= target * len(latest):
+            return steps, True
+    return env_steps[-1], False
+
+
+curves = st.lists(
+    st.tuples(st.integers(0, 50), st.one_of(st.just(math.nan), st.integers(-30, 30).map(float))),
+    min_size=1,
+    max_size=30,
+).map(lambda points: (np.cumsum([width for width, _ in points]), [value for _, value in points]))
+
+
+@given(curve=curves, target=st.integers(-30, 30), num_ends=st.integers(1, 7))
+def test_target_is_reached_when_the_mean_of_the_latest_ends_is_that_high(curve, target, num_ends):
+    told = env_steps_to_target_as_told(*curve, target, num_ends)
+    assert env_steps_to_target(*curve, target, num_ends) == told
+
+
+@given(curve=curves, more=curves, targets=st.tuples(st.integers(-30, 30), st.integers(0, 20)))
+def test_a_higher_target_takes_no_fewer_steps_and_a_longer_curve_no_more(curve, more, targets):
+    (steps, returns), (low, raised) = curve, targets
+    easy, hard = (env_steps_to_target(steps, returns, low + r) for r in (0, raised))
+    assert easy[0] <= hard[0]
+    assert easy[1] >= hard[1]
+    longer = np.concatenate([steps, steps[-1] + more[0]])
+    if easy[1]:
+        assert env_steps_to_target(longer, returns + more[1], low) == easy
+
+
+def test_one_lucky_return_is_not_enough_but_first_ones_need_not_wait():
+    steps = np.arange(100, 700, 100)
+    assert env_steps_to_target(steps, [10, 10, 10, 200, 10, 10], 100) == (600, False)
+    assert env_steps_to_target(steps, [math.nan, math.nan, 500, math.nan, 9, 9], 475) == (300, True)
+    assert env_steps_to_target(steps, [math.nan] * 6, -99) == (600, False)
+
+
+def test_a_target_of_no_curve_or_no_ends_is_refused():
+    with pytest.raises(ValueError, match="at least one step"):
+        env_steps_to_target([], [], 1.0)
+    with pytest.raises(ValueError, match="num_ends"):
+        env_steps_to_target([1], [1.0], 1.0, num_ends=0)

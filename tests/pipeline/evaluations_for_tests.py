@@ -42,3 +42,26 @@ def only_figures(whole, *metrics):
         for c in whole.curves
     ]
     return replace(whole, curves=tuple(curves))
+
+
+def in_environments(kind, returns, tasks=("a", "b"), seed=0, repeats=1, **rest):
+    """A meta-test of two inner steps a task: the method's return after them, half of it within.
+
+    Of the i-th task it is i more, and of the r-th repeat 10 r more.
+    """
+    encoder = "tanh" if kind == "control" else "atari-small"
+    tree = {"task": {"kind": kind}, "model": {"encoder": encoder}}
+    tree |= {"seed": seed, "evaluation": {"num_steps": 2, "repeats": repeats}}
+    none = np.full(2, np.nan, np.float32)
+    curves = [
+        TaskCurve(
+            method, task, r, np.zeros(2, np.float32), none, {"return": mean + i + 10 * r},
+            returns=np.full(2, mean / 2, np.float32), env_steps=np.array([80, 160]),
+        )
+        for method, mean in returns.items()
+        for i, task in enumerate(tasks)
+        for r in range(repeats)
+    ]  # fmt: skip
+    protocol = protocol_of(build_experiment(tree, "test"), tasks, DIGEST)
+    learner = {"environments.games": ["pong"]} if kind == "atari" else {}
+    return Evaluation(tuple(curves), protocol, "leap", f"run-{seed}", learner, **rest)
