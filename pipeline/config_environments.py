@@ -46,6 +46,11 @@ class EnvironmentsConfig(Section):
     threads: int = Field(
         1, ge=1, description="atari: emulator threads of a worker; no part of the result."
     )
+    restart_at_checkpoints: bool = Field(
+        True,
+        description="Whether all copies begin new episodes at each checkpoint inside a task, as a "
+        "task must that goes on elsewhere: the result is then the same whatever is killed.",
+    )
     image_size: int = Field(84, ge=8, le=512, description="atari: height and width of a frame.")
     grayscale: bool = Field(True, description="atari: one channel a frame, or three of colour.")
     stack_num: int = Field(4, ge=1, le=64, description="atari: latest frames seen together.")

@@ -39,6 +39,9 @@ class TaskRun:
     num_steps: int
     inner: InnerConfig
     cut: Callable[[Tensor], Pieces]  # from an outer gradient [P] to each shard's share
+    # Whether the task does at each checkpoint what it would have to do to go on elsewhere: begin
+    # new episodes. Then it makes no difference to the result whether it does.
+    renew: bool = False
     _number: int = 0  # of the next segment
     _num_parts: int = 0  # of the outer gradient that were streamed
     _held: Tensor | None = None  # the outer gradient so far [P], where it leaves in the end
@@ -65,6 +68,8 @@ class TaskRun:
             if segment.kept and self.loop.step < self.num_steps:
                 with self._disk_errors():
                     self._write_state(closed=False, loop=self.loop.state_dict())
+                if self.renew:
+                    self.loop.task.load_state_dict(self.loop.task.state_dict())
         yield self._close()
 
     def failed(self, reason: str) -> Segment:

@@ -37,6 +37,7 @@ class TrajectoryWorker(Worker):
             self.family.num_steps(spec),
             self.experiment.inner,
             partial(self._pieces, spec),
+            renew=self.experiment.environments.restart_at_checkpoints,
         )
         try:
             yield from run.segments()

@@ -236,15 +236,28 @@ def test_losses_count_anew_once_a_task_has_come_further():
     assert spec.losses == 2
 
 
-def test_an_environment_goes_on_with_new_episodes_and_says_so(tmp_path, caplog):
+@pytest.mark.parametrize("agent", ["a2c", "ppo"])
+@pytest.mark.parametrize("restart", [True, False])
+def test_an_environment_goes_on_with_new_episodes_and_says_so(tmp_path, caplog, agent, restart):
+    """If all tasks begin new ones at their checkpoints, the result is that of a quiet machine."""
     experiment = tiny(
         task={"kind": "control", "batch_size": 2},
-        environments={"name": "CartPole-v1", "num_train": 2, "num_held_out": 1, "num_envs": 2},
+        environments={
+            "name": "CartPole-v1",
+            "num_train": 2,
+            "num_held_out": 1,
+            "num_envs": 4,
+            "restart_at_checkpoints": restart,
+        },
+        agent={"name": agent},
         model={"encoder": "tanh"},
         inner={"num_steps": 40, "segment_steps": 2, "checkpoint_every": EVERY},
         meta={"batch_size": 1, "num_steps": 1},
     )
-    trainer, _ = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    quiet, _ = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path / "quiet")
+    quiet.train(1)
+    folder = tmp_path / "broken"
+    trainer, _ = make_trainer(experiment, LocalBackend(experiment, Start()), folder)
     seen, take = watched(trainer), trainer._take
 
     def take_until_dead(segment):
@@ -255,14 +268,16 @@ def test_an_environment_goes_on_with_new_episodes_and_says_so(tmp_path, caplog):
     trainer._take = take_until_dead
     with pytest.raises(Died):
         trainer.train(1)
-    resumed, books = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    resumed, books = make_trainer(experiment, LocalBackend(experiment, Start()), folder)
     resumed.train(1)
     assert "goes on from its inner step 18; its environments begin new episodes" in caplog.text
-    table = read_trajectories(tmp_path / "trajectories")
+    table = read_trajectories(folder / "trajectories")
     assert table["step"].to_pylist() == list(range(40))
     env_steps = table["env_steps"].to_pylist()
     assert env_steps == sorted(env_steps)
     assert books.counters.env_steps == env_steps[-1]
+    assert np.array_equal(parameters(folder), parameters(tmp_path / "quiet")) == restart
+    assert trajectory(folder).equals(trajectory(tmp_path / "quiet")) == restart
 
 
 def test_snapshots_are_the_parameters_on_the_way(tmp_path):
