@@ -75,8 +75,8 @@ def test_all_errors_are_told_at_once(write):
 # --- plain words ---------------------------------------------------------------------------------
 
 PLAIN = {
-    "meta=5": "expected keys and values (num_steps, batch_size, max_bad_tasks), got 5",
-    "meta=": "expected keys and values (num_steps, batch_size, max_bad_tasks), got nothing",
+    "meta=5": "expected keys and values (num_steps, batch_size, ",
+    "meta=": "expected keys and values (num_steps, batch_size, ",
     "evaluation.baselines=scratch": "expected a list of names in brackets, got 'scratch'",
     "evaluation.baselines=[1]": "expected a list of names in brackets, got 1",
     "workers.count=1.5": "expected a whole number of at least 0, got 1.5",
@@ -93,8 +93,8 @@ PLAIN = {
     "algorithm.options.norm=3": "expected true or false, got 3",
     "algorithm.options.norm=[1]": "expected names with true, false, a number or text, got [1]",
     "algorithm.options=3": "expected names with true, false, a number or text, got 3",
-    "meta.num_step=3": "unknown key (did you mean 'num_steps'? known: batch_size, max_bad_tasks, ",
-    "inner.q=3": "unknown key (known: alpha, beta1, epochs, eps, lr, max_grad_norm, momentum, ",
+    "meta.num_step=3": "unknown key (did you mean 'num_steps'? known: apply_every, batch_size, ",
+    "inner.q=3": "unknown key (known: alpha, beta1, checkpoint_every, epochs, eps, lr, ",
 }
 
 
