@@ -22,6 +22,8 @@ from pipeline.evaluation import Evaluation
 from pipeline.interrupt import StopRequest
 from pipeline.journal import Journals
 from pipeline.learners import is_episodic
+from pipeline.live_points import LivePoints
+from pipeline.live_report import LiveReport
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
 from pipeline.plot_style import COLOURS
@@ -93,8 +95,15 @@ class RunSession:
         self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
         version = checkpoint.step if checkpoint else 0
         schedule = checkpoint.meta.get("schedule") if checkpoint else None
+        every_s = experiment.tracking.live_every_s
+        self._live = LiveReport(
+            self._family.num_steps,
+            experiment.meta.num_steps,
+            stop.progress,
+            LivePoints(self._tracker.log_metrics, every_s, self._tracker.metric_keys),
+        )
         self._trainer = Trainer(
-            experiment, backend, self._books, stop, stop.progress, version, schedule
+            experiment, backend, self._books, stop, stop.progress, version, schedule, self._live
         )
         self._begun = time.monotonic()
 
@@ -149,6 +158,7 @@ class RunSession:
         return evaluation, plot
 
     def _other_test(self, baselines: Sequence[str], name: str) -> tuple[Evaluation, Path]:
+        self._live.points = None
         evaluation = self._tested(baselines)
         folder = self._run.evaluation / name
         evaluation.to_parquet(folder)

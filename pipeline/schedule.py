@@ -23,6 +23,9 @@ class Schedule(Protocol):
     def num_per_step(self) -> int:
         """How many ended tasks make an outer step."""
 
+    def planned(self) -> list[TaskSpec]:
+        """Return the tasks of the next outer step, where they are known beforehand."""
+
     def specs(self, until: int) -> Iterator[TaskSpec]:
         """Yield what is to be handed out next, on the way to `until` outer steps."""
 
@@ -54,14 +57,17 @@ class SyncSchedule:
         self._handed_out = version  # meta-batches
         self.num_per_step = len(sample_meta_batch(experiment, version))
 
+    def planned(self) -> list[TaskSpec]:
+        """Return the meta-batch."""
+        step = self._version
+        task_ids = enumerate(sample_meta_batch(self._experiment, step))
+        return [TaskSpec(step, index, task_id, "train", step) for index, task_id in task_ids]
+
     def specs(self, until: int) -> Iterator[TaskSpec]:
         """Yield the meta-batch of the outer step, once."""
-        if self._handed_out > self._version:
-            return
-        self._handed_out += 1
-        step = self._version
-        for index, task_id in enumerate(sample_meta_batch(self._experiment, step)):
-            yield TaskSpec(step, index, task_id, "train", step)
+        if self._handed_out <= self._version:
+            self._handed_out += 1
+            yield from self.planned()
 
     def current(self, spec: TaskSpec) -> TaskSpec:
         """Return it as it is: the version has not changed."""
@@ -104,6 +110,10 @@ class AsyncSchedule:
         self._next = int(state.get("next", version * self.num_per_step))
         self._open = {int(number) for number in state.get("open", [])}
         self._returning = sorted(self._open)  # handed out before the run was resumed
+
+    def planned(self) -> list[TaskSpec]:
+        """Return nothing: whichever end first are the next outer step's."""
+        return []
 
     def specs(self, until: int) -> Iterator[TaskSpec]:
         """Yield tasks, as many as `until` outer steps take, each at the newest version."""

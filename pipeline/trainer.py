@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from pipeline.aggregator import Accepted, Commit, ShardUpdate
@@ -23,12 +24,14 @@ from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
 from pipeline.journal import Journals
 from pipeline.learners import is_episodic
+from pipeline.live_report import LiveReport
 from pipeline.messages import Segment, Split, TaskFailure, TaskKey, TaskSpec
 from pipeline.meta_test import adaptations, curves_of
 from pipeline.open_tasks import OpenTasks
 from pipeline.progress import OuterProgress, Progress
 from pipeline.schedule import make_schedule
 from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
+from pipeline.tasks.shapes import planned_steps
 from pipeline.trajectories import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
@@ -72,8 +75,20 @@ class Trainer:
         progress: Progress,
         version: int = 0,
         schedule: Mapping[str, Any] | None = None,
+        live: LiveReport | None = None,
     ) -> None:
-        """Start at `version` outer steps; `schedule` is what its checkpoint says of it."""
+        """Start at `version` outer steps.
+
+        Args:
+            experiment: What is run.
+            backend: Where workers and aggregator are, at `version` too.
+            books: Where all of it goes on record.
+            stop: Says when to stop.
+            progress: Is told how it goes.
+            version: Outer steps taken.
+            schedule: What the checkpoint of `version` says of it.
+            live: Is told of tasks under way; by default it tells `progress` alone.
+        """
         self.experiment = experiment
         self.version = version
         self._backend = backend
@@ -85,6 +100,8 @@ class Trainer:
         retries = experiment.workers.max_retries
         self._dispatcher = Dispatcher(backend, retries, books.counters, stop, self._resumed)
         self._stream: Iterator[Segment] = iter(())
+        num_steps = partial(planned_steps, experiment)
+        self._live = live or LiveReport(num_steps, experiment.meta.num_steps, progress, None)
         self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
@@ -168,8 +185,10 @@ class Trainer:
         name = "meta-test" if split == "test" else "validation"
         self._progress.phase(name, len(specs))
         self._books.journals.prune_tests(specs)
+        self._live.begin(specs)
         last: dict[int, Segment] = {}
         for segment in self._dispatcher.run(map(self._resumed, specs)):
+            self._live.take(segment)
             self._tasks.take(segment)
             if segment.final:
                 last[segment.spec.index] = segment
@@ -190,6 +209,7 @@ class Trainer:
     def _gather(self, until: int) -> dict[TaskKey, TaskRecord]:
         """Run tasks until the aggregator wholly holds as many as make an outer step."""
         ended: dict[TaskKey, TaskRecord] = {}
+        self._live.begin(self._schedule.planned())
         while True:
             while len(ended) < self._schedule.num_per_step:
                 segment = self._next_segment(until)
@@ -210,6 +230,7 @@ class Trainer:
         return segment
 
     def _take(self, segment: Segment) -> TaskRecord:
+        self._live.take(segment)
         record = self._tasks.take(segment)
         if segment.finite and segment.pieces:
             self._backend.fold(segment)
