@@ -181,7 +181,6 @@ def test_a_narrow_terminal_keeps_name_and_count_of_tasks(width):
         assert len(line) <= width - 3
         assert "12,400/31,250" in line
     assert "…" in second
-    assert ("ETA" in first) == (width == 80)
 
 
 def test_many_tasks_are_counted_and_ended_ones_vanish():
