@@ -51,6 +51,13 @@ class EnvironmentsConfig(Section):
         description="Whether all copies begin new episodes at each checkpoint inside a task, as a "
         "task must that goes on elsewhere: the result is then the same whatever is killed.",
     )
+    timeout_s: float = Field(
+        60.0,
+        ge=0,
+        le=1e6,
+        description="Seconds that a step of all copies, or a reset, may take before the task is "
+        "given up; 0: no limit.",
+    )
     image_size: int = Field(84, ge=8, le=512, description="atari: height and width of a frame.")
     grayscale: bool = Field(True, description="atari: one channel a frame, or three of colour.")
     stack_num: int = Field(4, ge=1, le=64, description="atari: latest frames seen together.")

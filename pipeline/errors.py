@@ -18,7 +18,7 @@ class TaskFailedError(RunFailedError):
 
 
 class EnvironmentFailedError(RunFailedError):
-    """An environment raised while it was reset or stepped (exit code 1).
+    """An environment raised, or took too long, while it was reset or stepped (exit code 1).
 
     The message names the environment and the cause. It is the failure of one task, which can be
     tried again or dropped; TaskFailedError is for when there is no use in that.

@@ -43,8 +43,9 @@ LEARNER_KEYS = (
     "environments.num_train",
     "environments.games",
     "environments.threads",
+    "environments.timeout_s",
 )
-WORK_KEYS = ("inner.segment_steps", "environments.threads")
+WORK_KEYS = ("inner.segment_steps", "environments.threads", "environments.timeout_s")
 LEARNER_SECTIONS = ("algorithm.", "outer.")
 LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
 

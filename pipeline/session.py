@@ -36,6 +36,7 @@ RESUMABLE = (
     "workers.gpus_per_worker",
     "workers.queue_depth",
     "workers.max_retries",
+    "environments.timeout_s",
     "checkpoint.",
     "tracking.",
     "evaluation.",

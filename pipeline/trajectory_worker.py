@@ -28,7 +28,7 @@ class TrajectoryWorker(Worker):
     def run(self, spec: TaskSpec, params: Sequence[Array]) -> Iterator[Segment]:
         """Train on the task from `params` and yield its segments in order.
 
-        A task whose environment fails ends there, in a segment that says so.
+        A task whose environment fails or hangs ends there, in a segment that says so.
         """
         run = TaskRun(
             spec,

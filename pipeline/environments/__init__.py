@@ -10,6 +10,7 @@ from pipeline.environments.atari import (
 )
 from pipeline.environments.control import PHYSICS, draw_physics, make_environment
 from pipeline.environments.episodes import EpisodeStatistics, FinishedEpisodes
+from pipeline.environments.timed import TimedEnvironment
 from pipeline.environments.vector import (
     BoxActions,
     DiscreteActions,
@@ -28,6 +29,7 @@ __all__ = [
     "DiscreteActions",
     "EpisodeStatistics",
     "FinishedEpisodes",
+    "TimedEnvironment",
     "Transition",
     "VectorEnvironment",
     "WatchedControl",

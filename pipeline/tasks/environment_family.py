@@ -11,6 +11,7 @@ import torch
 
 from pipeline.agents import make_agent
 from pipeline.config import Experiment
+from pipeline.environments import TimedEnvironment, VectorEnvironment
 from pipeline.messages import Split, TaskSpec
 from pipeline.tasks.environment_pools import environment_pool
 from pipeline.tasks.reinforcement_task import ReinforcementTask
@@ -75,7 +76,7 @@ class EnvironmentFamily:
     def make(self, split: Split, task_id: int, seed: int) -> ReinforcementTask:
         """Return the task with actions and episodes drawn from `seed`."""
         return ReinforcementTask(
-            partial(self._pool.make, split, task_id),
+            partial(self._environment, split, task_id),
             self._agent,
             seed=seed,
             unroll=self._experiment.environments.unroll,
@@ -83,3 +84,11 @@ class EnvironmentFamily:
             device=self._device,
             normalized=partial(self._pool.normalized, split, task_id),
         )
+
+    def _environment(self, split: Split, task_id: int) -> VectorEnvironment:
+        """Return the environment of a task, given up where it takes too long."""
+        make = partial(self._pool.make, split, task_id)
+        timeout_s = self._experiment.environments.timeout_s
+        if not timeout_s:
+            return make()
+        return TimedEnvironment(make, self.task_name(split, task_id), timeout_s)

@@ -1,7 +1,9 @@
-"""A gymnasium environment of a user's own that fails, and tiny experiments in environments."""
+"""Environments of a user's own that fail or hang, and tiny experiments in environments."""
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -34,7 +36,30 @@ class Failing(gymnasium.Env):
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
 
+class Hanging(gymnasium.Env):
+    """Hangs on its third step under some seeds: asleep, or in a loop that catches all it can."""
+
+    observation_space = spaces.Box(-1, 1, (3,), dtype=np.float32)
+    action_space = spaces.Discrete(2)
+    num_steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.way = seed % 5
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action):
+        self.num_steps += 1
+        while self.num_steps == 3 and self.way < 2:
+            with suppress(Exception):
+                time.sleep(3600 if self.way else 0)
+        return self.np_random.normal(size=3).astype(np.float32), 1.0, False, False, {}
+
+
 gymnasium.register(FAILING, entry_point=Failing)
+gymnasium.register("OuterloopHangs-v0", entry_point=Hanging)
+HANGING = f"{__name__}:OuterloopHangs-v0"  # as gymnasium finds it in any process
 
 
 def failing_environment():

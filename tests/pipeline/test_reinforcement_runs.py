@@ -23,7 +23,7 @@ from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tasks.environment_pools import ControlPool
 from pipeline.trajectories import read_trajectories
-from tests.pipeline.environments_for_tests import FAILING, FAILS_AT, atari, control
+from tests.pipeline.environments_for_tests import FAILING, FAILS_AT, HANGING, atari, control
 from tests.pipeline.runs_for_tests import make_trainer, parameters
 
 CPU = torch.device("cpu")
@@ -158,6 +158,31 @@ def test_a_held_out_task_that_fails_is_left_out_for_every_method(tmp_path, caplo
     fail(backend, 0, 1, 2)
     with pytest.raises(TaskFailedError, match="the meta-test has no task left"):
         trainer.meta_test(["leap"], 3)
+
+
+@pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.ray)])
+def test_a_task_whose_environment_hangs_is_left_out_counted_and_named(
+    tmp_path, caplog, request, count
+):
+    """I7: in meta-training and in the meta-test, in process and on Ray."""
+    if count:
+        request.getfixturevalue("local_ray")
+    experiment = control(
+        environments={"name": HANGING, "num_envs": 1, "num_held_out": 3, "timeout_s": 2},
+        meta={"batch_size": 4, "num_steps": 1},
+        workers={"count": count},
+    )
+    backend = (RayBackend if count else LocalBackend)(experiment, Start())
+    try:
+        trainer, books = run(experiment, tmp_path, backend)
+        curves = trainer.meta_test(["leap", "scratch"], 3)
+    finally:
+        backend.close()
+    assert 0 < books.counters.dropped < books.counters.tasks + 6
+    assert "step took over 2 s (environments.timeout_s)" in caplog.text
+    assert {c.task for c in curves if c.method == "leap"} == {
+        c.task for c in curves if c.method == "scratch"
+    }
 
 
 def fail(backend, *task_ids):
