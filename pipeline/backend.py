@@ -42,8 +42,11 @@ class Backend(Protocol):
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Have every shard write its state at `version` to a draft's `folder`."""
 
+    def give_up(self) -> None:
+        """Give up all tasks in flight, and be ready for others."""
+
     def discard(self) -> None:
-        """Give up all tasks in flight."""
+        """Give up all tasks in flight; nothing is asked of workers any more."""
 
     def close(self) -> None:
         """End workers and aggregator."""

@@ -126,6 +126,12 @@ class RayBackend:
         folder = folder.absolute()
         return self._ask([s.write_checkpoint.remote(folder, version) for s in self._shards])
 
+    def give_up(self) -> None:
+        """Replace the workers: a task that runs cannot be called back."""
+        count = len(self._slots)
+        self.discard()
+        self._slots = [self._start_worker() for _ in range(count)]
+
     def discard(self) -> None:
         """Drop the workers with whatever they do."""
         for slot in self._slots:

@@ -129,6 +129,18 @@ class MetaConfig(Section):
         description="async: a task beyond max_staleness by s outer steps is dropped, or counts "
         "1 / (1 + s).",
     )
+    max_hours: float = Field(
+        0.0,
+        ge=0,
+        description="Hours of meta-training, those before a resumption included, after which no "
+        "outer step is begun; 0: no limit.",
+    )
+    max_inner_steps: int = Field(
+        0, ge=0, description="Inner steps after which no outer step is begun; 0: no limit."
+    )
+    max_env_steps: int = Field(
+        0, ge=0, description="Env steps after which no outer step is begun; 0: no limit."
+    )
     max_bad_tasks: int = Field(
         20, ge=0, description="Non-finite tasks in a row after which the run stops."
     )

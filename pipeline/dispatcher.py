@@ -28,6 +28,7 @@ class Counters:
     bad_in_a_row: int = 0
     env_steps: int = 0
     stale: int = 0  # of the dropped, those that came too late
+    train_s: float = 0.0  # wall time of the outer steps taken
 
 
 class Dispatcher:
@@ -79,6 +80,12 @@ class Dispatcher:
                 self.open_tasks -= event.final
                 yield event
             self._stop.check()
+
+    def give_up(self) -> None:
+        """Forget all tasks in flight, with whatever they did since their last checkpoints."""
+        self._backend.give_up()
+        self._again.clear()
+        self.open_tasks = 0
 
     def begin_again(self, failure: TaskFailure) -> None:
         """Have the task's next attempt run, before all others; raise if there is to be none."""

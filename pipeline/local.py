@@ -68,6 +68,10 @@ class LocalBackend:
         """Write every shard."""
         return [write_shard_of(shard, folder, version) for shard in self._shards]
 
+    def give_up(self) -> None:
+        """Forget the queue and the task that was begun."""
+        self.discard()
+
     def discard(self) -> None:
         """Forget the queue and the task that was begun."""
         self._queue.clear()

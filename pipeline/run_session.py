@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 import time
@@ -39,6 +40,8 @@ from pipeline.tasks import task_family
 from pipeline.tracking import Tracker, tracking_uri
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
+
+logger = logging.getLogger(__name__)
 
 OTHER_TEST = re.compile(r"[^\w.=,-]")  # what a folder's name does not take
 
@@ -117,11 +120,13 @@ class RunSession:
             is_due = every and here and (here % every == 0 or here == last)
             if is_due and self._books.checkpoints.newest_validation() < here:
                 self._look_in_between(last)  # an interruption came between it and its checkpoint
-            while self._trainer.version < last:
+            while self._trainer.version < last and not self._trainer.spent():
                 here = self._trainer.version
                 self._trainer.train(min(last, here + every - here % every) if every else last)
                 if every:
-                    self._look_in_between(last)
+                    is_over = bool(self._trainer.spent())
+                    self._look_in_between(self._trainer.version if is_over else last)
+            self._tell_of_budget(last)
             trained_s = time.monotonic() - self._begun
             done = {
                 name: getattr(self._books.counters, name) - before[name]
@@ -144,6 +149,16 @@ class RunSession:
             plot=plot,
             tracking_uri=self._uri,
         )
+
+    def _tell_of_budget(self, last: int) -> None:
+        key, here = self._trainer.spent(), self._trainer.version
+        if key and here < last:
+            value = getattr(self._experiment.meta, key.partition(".")[2])
+            logger.warning(
+                "%s=%s is used up after %d of %d outer steps; to train on: outerloop train --resume "
+                "%s %s=%s",
+                *(key, value, here, last, self._run.run_id, key, 2 * value),
+            )
 
     def evaluate(self, baselines: Sequence[str], other_test: str = "") -> tuple[Evaluation, Path]:
         """Meta-test only, and put it on record; `other_test` names one that is not the run's own.
@@ -225,6 +240,11 @@ class RunSession:
             target_return=self._experiment.evaluation.target_return,
         )
 
+    def _ended_by(self) -> str:
+        """Return the key that ended meta-training."""
+        at_end = self._trainer.version >= self._experiment.meta.num_steps
+        return "meta.num_steps" if at_end else self._trainer.spent()
+
     def _tested_version(self) -> int:
         """Return which outer step's parameters are meta-tested: the best by validation, if any."""
         best = self._books.checkpoints.best()
@@ -292,6 +312,7 @@ class RunSession:
             "baselines": {name: row for name, row in methods.items() if name != evaluation.method},
             "counts": asdict(self._books.counters) | {"outer_steps": checkpoint.step},
             "tested_outer_step": self._tested_version(),
+            "ended_by": self._ended_by(),
             "parameters_sha256": hashlib.sha256(checkpoint.params.tobytes()).hexdigest(),
         }
         if throughput:

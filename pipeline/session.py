@@ -31,6 +31,9 @@ BASELINES = ("scratch",)
 RESUMABLE = (
     "meta.num_steps",
     "meta.steps",
+    "meta.max_hours",
+    "meta.max_inner_steps",
+    "meta.max_env_steps",
     "workers.count",
     "workers.address",
     "workers.gpus_per_worker",

@@ -108,10 +108,13 @@ class Trainer:
         self._started = (time.monotonic(), version)
 
     def train(self, until: int) -> None:
-        """Take outer steps up to `until`, with checkpoints; on an interruption, save first."""
+        """Take outer steps up to `until`, with checkpoints; on an interruption, save first.
+
+        Ends before `until` when a budget is used up: see `spent`.
+        """
         every = self.experiment.checkpoint.every
         try:
-            while self.version < until:
+            while self.version < until and not self.spent():
                 self.outer_step(until)
                 if self.version % every == 0:
                     self.save()
@@ -119,6 +122,19 @@ class Trainer:
             self._save_on_the_way_out(str(error))
             raise
         self.save()
+        if self._dispatcher.open_tasks:  # async: they can be gone on with from the checkpoint
+            self._dispatcher.give_up()
+            self._stream = iter(())
+
+    def spent(self) -> str:
+        """Return the key of the budget that is used up; empty if none is."""
+        meta, counters = self.experiment.meta, self._books.counters
+        used = {
+            "meta.max_hours": (counters.train_s / 3600, meta.max_hours),
+            "meta.max_inner_steps": (counters.inner_steps, meta.max_inner_steps),
+            "meta.max_env_steps": (counters.env_steps, meta.max_env_steps),
+        }
+        return next((key for key, (count, most) in used.items() if 0 < most <= count), "")
 
     def outer_step(self, until: int = 0) -> None:
         """Gather the tasks of an outer step, take it and put it on record.
@@ -140,7 +156,9 @@ class Trainer:
         self._count(records, commit)
         self._schedule.close(ended)
         self.version += 1
-        self._report(records, updates, staleness, time.monotonic() - begun)
+        wall_s = time.monotonic() - begun
+        self._books.counters.train_s += wall_s
+        self._report(records, updates, staleness, wall_s)
         self._tasks.forget(specs, keep_files=True)
         self._between_steps = True
         self._check_bad_tasks()

@@ -53,6 +53,9 @@ class Shuffled(LocalBackend):
     def discard(self):
         self._running.clear()
 
+    def give_up(self):
+        self.discard()
+
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32), apply_every=st.integers(1, 5), until=st.integers(1, 6))
@@ -165,6 +168,23 @@ def test_a_stopped_run_hands_out_again_what_was_under_way(tmp_path):
     assert len(pairs) == len(set(pairs)) == 8 * 9
 
 
+def test_a_budget_leaves_what_is_under_way_to_a_later_process(tmp_path):
+    experiment = asynchronous(max_staleness=100, max_inner_steps=20)
+    backend = Shuffled(experiment, order=[0, 1, 2] * 9)
+    trainer, books = make_trainer(experiment, backend, tmp_path)
+    trainer.train(4)
+    assert (trainer.version, trainer.spent()) == (2, "meta.max_inner_steps")
+    assert len(books.checkpoints.load(2).meta["schedule"]["open"]) > 0
+    assert len(trainer.meta_test(["leap"], 2)) == 2
+    larger = asynchronous(max_staleness=100)
+    start = Start(tmp_path / "checkpoints", 2)
+    resumed, books = make_trainer(larger, Shuffled(larger, start), tmp_path, 2)
+    resumed.train(4)
+    table = read_trajectories(tmp_path / "trajectories", ["task", "step"])
+    pairs = list(zip(*table.to_pydict().values(), strict=True))
+    assert len(pairs) == len(set(pairs)) == 8 * 9
+
+
 @pytest.mark.ray
 def test_workers_on_ray_never_wait_for_one_another(local_ray, tmp_path):
     from pipeline.cluster import RayBackend
@@ -174,11 +194,19 @@ def test_workers_on_ray_never_wait_for_one_another(local_ray, tmp_path):
         workers={"count": 2, "queue_depth": 1},
         inner={"num_steps": 8, "segment_steps": 2},
     )
+    spent = experiment.model_copy(
+        update={"meta": experiment.meta.model_copy(update={"max_inner_steps": 40})}
+    )
     backend = RayBackend(experiment, Start())
     try:
         trainer, books = make_trainer(experiment, backend, tmp_path)
         trainer.train(6)
         curves = trainer.meta_test(["leap"], 2)
+        backend.load(Start())
+        other, _ = make_trainer(spent, backend, tmp_path / "spent")
+        other.train(6)
+        assert other.version == 3
+        assert len(other.meta_test(["leap"], 2)) == 2  # by workers that have nothing else to do
     finally:
         backend.close()
     assert books.counters.tasks == 12

@@ -235,3 +235,21 @@ def test_slices_that_are_lost_again_and_again_end_the_run(tmp_path, caplog):
         trainer.train(1)
     assert books.counters.retries == 2
     assert "slices of its outer gradient were lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [({"max_inner_steps": 37}, 2), ({"max_hours": 1e-9}, 1), ({}, 3)]
+)
+def test_no_outer_step_is_begun_once_a_budget_is_used_up(tmp_path, budget, steps):
+    experiment = tiny(meta={"num_steps": 3, "batch_size": 4, **budget})  # of 36 inner steps each
+    trainer, books = run(experiment, tmp_path)
+    assert trainer.version == steps
+    assert books.checkpoints.steps() == [steps]
+    assert trainer.spent() == next((f"meta.{key}" for key in budget), "")
+    assert books.counters.train_s > 0
+    assert len(trainer.meta_test(["leap"], 2)) == 2
+    larger = tiny(meta={"num_steps": 3, "batch_size": 4})
+    start = Start(tmp_path / "checkpoints", steps)
+    run(larger, tmp_path, start=start, version=steps)
+    run(larger, tmp_path / "whole")
+    np.testing.assert_array_equal(parameters(tmp_path), parameters(tmp_path / "whole"))
