@@ -155,8 +155,8 @@ class RunSession:
         if key and here < last:
             value = getattr(self._experiment.meta, key.partition(".")[2])
             logger.warning(
-                "%s=%s is used up after %d of %d outer steps; to train on: outerloop train --resume "
-                "%s %s=%s",
+                "%s=%s is used up after %d of %d outer steps; to train on: "
+                "outerloop train --resume %s %s=%s",
                 *(key, value, here, last, self._run.run_id, key, 2 * value),
             )
 
