@@ -7,12 +7,14 @@ bitwise the same steps as the whole.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-OuterName = Literal["sgd", "nesterov", "adam"]
+from algorithms.delayed_nesterov import DelayedNesterov
+
+OuterName = Literal["sgd", "nesterov", "adam", "delayed-nesterov"]
 ScheduleName = Literal["constant", "linear", "cosine", "halving"]
 
 
@@ -47,12 +49,19 @@ class OuterOptimizer:
 
 
 def make_outer_optimizer(
-    name: OuterName, lr: float, momentum: float, params: Tensor, weight_decay: float = 0.0
+    name: OuterName,
+    lr: float,
+    momentum: float,
+    params: Tensor,
+    weight_decay: float = 0.0,
+    delay: int = 4,
+    activation: float = 0.0,
 ) -> OuterOptimizer:
-    """Return the outer optimizer `name` for `params` [n]; only Nesterov uses `momentum`.
+    """Return the outer optimizer `name` for `params` [n]; only Nesterov's two use `momentum`.
 
     Adam has the usual decay rates 0.9 and 0.999 and eps 1e-8. `weight_decay` times the parameters
-    is added to the gradient. Raises ValueError for another name.
+    is added to the gradient. `delay` and `activation` are N and c of `DelayedNesterov`. Raises
+    ValueError for another name, or for what `DelayedNesterov` does not take.
     """
     # foreach=False: the plain code path, the same whatever the tensor's size and device.
     optimizer: torch.optim.Optimizer
@@ -69,8 +78,11 @@ def make_outer_optimizer(
         )
     elif name == "adam":
         optimizer = torch.optim.Adam([params], lr=lr, weight_decay=weight_decay, foreach=False)
+    elif name == "delayed-nesterov":
+        optimizer = DelayedNesterov([params], lr, momentum, delay, activation, weight_decay)
     else:
-        raise ValueError(f"unknown outer optimizer '{name}'; known: sgd, nesterov, adam")
+        known = ", ".join(get_args(OuterName))
+        raise ValueError(f"unknown outer optimizer '{name}'; known: {known}")
     return OuterOptimizer(params, optimizer)
 
 

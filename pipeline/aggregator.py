@@ -94,6 +94,8 @@ class AggregatorShard:
             momentum=outer.momentum,
             params=self.params,
             weight_decay=outer.weight_decay,
+            delay=outer.delay,
+            activation=outer.activation,
         )
         self._open: dict[TaskKey, Contribution] = {}
         self._oldest_open = 0

@@ -95,15 +95,34 @@ class InnerConfig(Section):
 class OuterConfig(Section):
     """The outer optimizer, which moves what is shared across tasks."""
 
-    optimizer: Literal["sgd", "nesterov", "adam"] = Field("sgd", description="Outer optimizer.")
+    optimizer: Literal["sgd", "nesterov", "adam", "delayed-nesterov"] = Field(
+        "sgd", description="Outer optimizer."
+    )
     lr: float = Field(0.1, gt=0, description="Learning rate of the outer step.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of outer Nesterov.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum β of outer Nesterov.")
+    delay: int = Field(
+        4, ge=1, description="delayed-nesterov: outer steps (N) between two changes of momentum."
+    )
+    activation: float = Field(
+        0.0,
+        ge=0,
+        description="delayed-nesterov: share (c) of the momentum that a step in between moves by; "
+        "at most 1/delay.",
+    )
     weight_decay: float = Field(0.0, ge=0, description="Factor of the L2 penalty's gradient.")
     schedule: Literal["constant", "linear", "cosine", "halving"] = Field(
         "constant",
         description="lr over the run: constant, linear or cosine to 0, halved every `halve_every`.",
     )
     halve_every: int = Field(2000, ge=1, description="Outer steps of `schedule: halving`.")
+
+    @model_validator(mode="after")
+    def _shares_no_more_than_there_is(self) -> OuterConfig:
+        if self.activation * self.delay > 1:
+            keys = (("outer", "activation"), ("outer", "delay"))
+            text = f"expected at most 1/{self.delay} (1 over outer.delay), got {self.activation:g}"
+            raise ConfigProblems(Problem(keys[0], text, keys))
+        return self
 
 
 class MetaConfig(Section):

@@ -132,7 +132,7 @@ def test_an_element_is_averaged_over_the_tasks_that_hold_it():
 @settings(deadline=None, max_examples=50)
 @given(
     order=st.permutations(range(5)),
-    optimizer=st.sampled_from(["sgd", "nesterov", "adam"]),
+    optimizer=st.sampled_from(["sgd", "nesterov", "adam", "delayed-nesterov"]),
     cut=st.integers(1, 6),
 )
 def test_neither_arrival_order_nor_shards_change_a_bit(order, optimizer, cut):

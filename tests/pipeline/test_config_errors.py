@@ -79,6 +79,7 @@ PLAIN = {
     "meta=": "expected keys and values (num_steps, batch_size, ",
     "evaluation.baselines=scratch": "expected a list of names in brackets, got 'scratch'",
     "evaluation.baselines=[1]": "expected a list of names in brackets, got 1",
+    "outer.activation=0.3": "expected at most 1/4 (1 over outer.delay), got 0.3",
     "workers.count=1.5": "expected a whole number of at least 0, got 1.5",
     "model.num_blocks=9": "expected a whole number of at least 1 and at most 4, got 9",
     "outer.momentum=1": "expected a number of at least 0 and below 1, got 1",

@@ -76,7 +76,7 @@ def test_methods_of_a_meta_test_see_the_same_minibatches(tmp_path):
 
 
 def test_stopping_and_resuming_changes_no_bit(tmp_path):
-    for optimizer in ("sgd", "nesterov", "adam"):
+    for optimizer in ("sgd", "nesterov", "adam", "delayed-nesterov"):
         experiment = tiny(outer={"optimizer": optimizer, "lr": 0.05}, aggregator={"shards": 2})
         whole, parts = tmp_path / optimizer / "whole", tmp_path / optimizer / "parts"
         run(experiment, whole)
