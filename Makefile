@@ -31,6 +31,7 @@ bench: setup
 	$(BIN)/outerloop bench inner-loop
 	$(BIN)/outerloop bench pipeline
 	$(BIN)/outerloop bench episodes
+	$(BIN)/outerloop bench atari
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -280,6 +280,20 @@ def bench_episodes(context: typer.Context, overrides: Overrides = None) -> Resul
     return commands.figures(context.obj, "bench episodes", values)
 
 
+@bench.command("atari")
+def bench_atari(
+    context: typer.Context,
+    overrides: Overrides = None,
+    game: Annotated[str, typer.Option(help="Game to play.")] = "breakout",
+) -> Result:
+    """Env steps a second of A2C on Atari, against what ALE and the network allow, and a peer."""
+    from jobs import commands
+    from jobs.bench import atari
+
+    values = atari.run(game, overrides=tuple(overrides or ()))
+    return commands.figures(context.obj, "bench atari", values)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     take_standard_streams()

@@ -12,6 +12,8 @@ from algorithms.types import Encoder
 
 _Convolution = tuple[int, int, int]  # filters, kernel size, stride
 
+KERNEL, STRIDE = 8, 4  # of the first convolution of all
+
 
 class _AtariEncoder(Encoder):
     """Convolutions without padding and a linear layer, each with a ReLU.
@@ -56,24 +58,13 @@ class _AtariEncoder(Encoder):
     def forward(self, images: Tensor) -> Tensor:
         """Map `images` [B, in_channels, H, W] to features [B, num_features]."""
         first, *rest = self.convs
-        features = relu(self._convolve_first(first, images))
+        assert isinstance(first, nn.Conv2d)
+        is_bytes = not images.is_floating_point()
+        features = relu(_convolve_bytes(first, images) if is_bytes else first(images))
         for conv in rest:
             features = relu(conv(features))
         outputs: Tensor = relu(self.linear(features.flatten(1)))
         return outputs
-
-    @staticmethod
-    def _convolve_first(conv: nn.Module, images: Tensor) -> Tensor:
-        assert isinstance(conv, nn.Conv2d)
-        if images.is_floating_point():
-            maps: Tensor = conv(images)
-            return maps
-        # 0 … 255 are exact in bfloat16, and weights are far fewer than pixels: so the type is
-        # changed in one pass over the images, and the weights are scaled instead.
-        kind = images.device.type
-        is_mixed = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if is_mixed else conv.weight.dtype
-        return conv2d(images.to(dtype), conv.weight / 255, conv.bias, conv.stride)
 
     @classmethod
     def _smallest_image(cls) -> int:
@@ -83,6 +74,36 @@ class _AtariEncoder(Encoder):
         return size
 
 
+def _convolve_bytes(conv: nn.Conv2d, images: Tensor) -> Tensor:
+    """Return what `conv` makes of uint8 `images` / 255.
+
+    A kernel of twice the stride is one of 2 by 2 over blocks of stride by stride pixels, whose
+    pixels are channels: what matrix units are made for, and a few channels are not. Blocks are of
+    4 by 4, so their rows are moved as words of 4 bytes. 0 … 255 are exact in bfloat16, and weights
+    are far fewer than pixels: so the weights are scaled, not the images.
+    """
+    kind = images.device.type
+    is_mixed = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if is_mixed else conv.weight.dtype
+    channels = images.shape[1]
+    rows, columns = ((size - KERNEL) // STRIDE + 2 for size in images.shape[2:])
+    images = images[:, :, : rows * STRIDE, : columns * STRIDE]  # what the kernel reaches
+    # [filters, channels, row of blocks, row in it, column of blocks, column in it]
+    weight = conv.weight.view(-1, channels, 2, STRIDE, 2, STRIDE) / 255
+    if images.is_contiguous(memory_format=torch.channels_last) and channels > 1:
+        pixels = images.permute(0, 2, 3, 1).view(-1, rows, STRIDE, columns, STRIDE * channels)
+        words = pixels.view(torch.int32).transpose(2, 3)
+        weight = weight.permute(0, 2, 4, 3, 5, 1)
+    else:
+        lines = images.contiguous().view(torch.int32)
+        words = lines.view(-1, channels, rows, STRIDE, columns).permute(0, 2, 4, 1, 3)
+        weight = weight.permute(0, 2, 4, 1, 3, 5)
+    blocks = words.contiguous().view(torch.uint8).view(-1, rows, columns, STRIDE**2 * channels)
+    return conv2d(
+        blocks.to(dtype).permute(0, 3, 1, 2), weight.flatten(3).permute(0, 3, 1, 2), conv.bias
+    )
+
+
 class SmallAtariEncoder(_AtariEncoder):
     """Mnih et al. (2013), arXiv:1312.5602, section 4.1: 16 and 32 filters, 256 features.
 
@@ -90,12 +111,12 @@ class SmallAtariEncoder(_AtariEncoder):
     appendix F).
     """
 
-    convolutions = ((16, 8, 4), (32, 4, 2))
+    convolutions = ((16, KERNEL, STRIDE), (32, 4, 2))
     num_features = 256
 
 
 class NatureEncoder(_AtariEncoder):
     """Mnih et al. (2015), Nature 518, methods: 32, 64 and 64 filters, 512 features."""
 
-    convolutions = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+    convolutions = ((32, KERNEL, STRIDE), (64, 4, 2), (64, 3, 1))
     num_features = 512

@@ -81,11 +81,12 @@ def worker_loop(experiment: Experiment) -> Take:
     """Return a task worker's loop over whole tasks, one after the other."""
     worker = TrajectoryWorker(experiment)
     params = [initial_outer_parameters(experiment).numpy()]
+    num_tasks = worker.family.num_tasks("train")
 
     def take(num_steps: int) -> None:
         for index in range(num_steps // experiment.inner.num_steps):
-            task_id = index % experiment.data.num_train_tasks
-            for _ in worker.run(TaskSpec(0, index, task_id, "train", version=0), params):
+            spec = TaskSpec(0, index, index % num_tasks, "train", version=0)
+            for _ in worker.run(spec, params):
                 pass
 
     take(experiment.inner.num_steps)  # first steps set up kernels and memory
