@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
@@ -18,12 +18,21 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from pipeline.progress import OuterProgress, Progress, eta, figures, line_of
+from jobs.task_lines import MAX_TASKS, ROOM_FOR_ECHO, TaskLines, few
+from pipeline.progress import (
+    BatchProgress,
+    OuterProgress,
+    Progress,
+    batch_lines,
+    eta,
+    figures,
+    line_of,
+)
 
 LINE_EVERY_S = 5.0
+TASKS_EVERY_S = 30.0
+ROOM_ABOVE = 4  # lines of the terminal that stay for messages
 BAR_WIDTH = 16
-# What the terminal echoes of Ctrl-C must not wrap the line, or the bar would be drawn anew below.
-ROOM_FOR_ECHO = 3
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -37,9 +46,21 @@ def shown(console: Console) -> Iterator[Progress]:
             yield LiveBars(bars)
 
 
-def live_bars(console: Console) -> Bars:
+class BarsOverTasks(Bars):
+    """Bars, and beneath them a line for each task under way."""
+
+    lines: TaskLines | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield what is drawn, from the top."""
+        yield from super().get_renderables()
+        if self.lines is not None:
+            yield self.lines
+
+
+def live_bars(console: Console) -> BarsOverTasks:
     """Return bars whose name, bar, count and time to go are always shown; the caption shrinks."""
-    return Bars(
+    return BarsOverTasks(
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         BarColumn(BAR_WIDTH, table_column=Column(width=BAR_WIDTH, no_wrap=True)),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
@@ -110,16 +131,31 @@ class Messages:
 class PlainLines(Messages):
     """Prints a line every few seconds, and one at the end of each part."""
 
-    def __init__(self, console: Console, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(
+        self,
+        console: Console,
+        every_s: float = LINE_EVERY_S,
+        tasks_every_s: float = TASKS_EVERY_S,
+    ) -> None:
         super().__init__(console)
         self._every_s = every_s
-        self._next_line = 0.0
+        self._tasks_every_s = tasks_every_s
+        self._next_line = self._next_tasks = 0.0
         self._name, self._done, self._total = "", 0, 0
 
     def outer_step(self, progress: OuterProgress) -> None:
         """Print the step if the last line is long enough ago or it is the last one."""
         if self._is_due(progress.step == progress.num_steps):
             self.message(line_of(progress))
+
+    def tasks(self, batch: BatchProgress) -> None:
+        """Print a line for each task under way if the last ones are long enough ago."""
+        now = time.monotonic()
+        if batch.tasks and now >= self._next_tasks:
+            self._next_tasks = now + self._tasks_every_s
+            shown, more = few(batch, MAX_TASKS)
+            for line in [*batch_lines(shown, now), *more]:
+                self.message(line)
 
     def phase(self, name: str, total: int) -> None:
         """Begin a part."""
@@ -143,7 +179,7 @@ class PlainLines(Messages):
 class LiveBars(Messages):
     """Draws one bar for meta-training and one for the part that is under way."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: BarsOverTasks) -> None:
         super().__init__(bars.console)
         self._bars = bars
         self._training: TaskID | None = None
@@ -159,6 +195,11 @@ class LiveBars(Messages):
             eta=eta(progress.eta_s),
             caption=figures(progress),
         )
+
+    def tasks(self, batch: BatchProgress) -> None:
+        """Draw a line for each task under way, beneath the bars."""
+        room = self._bars.console.height - self._num_bars() - ROOM_ABOVE
+        self._bars.lines = TaskLines(batch, room) if batch.tasks else None
 
     def phase(self, name: str, total: int) -> None:
         """Begin a bar of its own, in place of the last phase's."""
@@ -176,7 +217,11 @@ class LiveBars(Messages):
             self._bars.update(self._phase, advance=amount, eta=eta(left_s))
 
     def _below_bars(self) -> str:
-        return "\n" * max(1, (self._training is not None) + (self._phase is not None))
+        lines = self._bars.lines
+        return "\n" * max(1, self._num_bars() + (0 if lines is None else lines.height))
+
+    def _num_bars(self) -> int:
+        return (self._training is not None) + (self._phase is not None)
 
     def _add(self, name: str, total: int) -> TaskID:
         return self._bars.add_task(name, total=total, eta="?", caption=[])

@@ -169,6 +169,11 @@ class TrackingConfig(Section):
     uri: str = Field(
         "", description="MLflow server; empty takes MLFLOW_TRACKING_URI, else the run store."
     )
+    live_every_s: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds between two points of a task under way, as live/… in MLflow; 0: none.",
+    )
 
     @field_validator("uri")
     @classmethod

@@ -54,6 +54,10 @@ class MetricLog:
             self._last_step[point.key] = max(point.step, self._last_step.get(point.key, point.step))
         self._file = path.open("ab")
 
+    def keys(self) -> list[str]:
+        """Return every key that has a point."""
+        return list(self._last_step)
+
     def append(self, step: int, values: Mapping[str, float], timestamp_ms: int) -> None:
         """Log `values` at `step`; OSError if the disk is full. Lasts if this process is killed."""
         points = [

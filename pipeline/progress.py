@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,35 @@ class OuterProgress:
     dropped: int  # tasks left out of their update in the run so far
     of_episodes: bool = False  # whether a step within a task is an episode, not an inner step
     episode_return: float | None = None  # mean over environments; of reinforcement learning
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How a task stands that is under way; times are of `time.monotonic`."""
+
+    name: str  # within its meta-batch no two are alike
+    place: int  # in the meta-batch
+    steps: int  # inner steps taken
+    num_steps: int  # of how many
+    env_steps: int | None  # None but in environments
+    episode_return: float | None  # mean of the newest segment in which episodes ended, if any did
+    loss: float  # mean of the newest segment
+    steps_per_s: float | None  # over the recent segments
+    eta_s: float | None
+    begun: float  # when its first inner step was, as far as is known
+    heard: float  # when its newest segment arrived
+    overdue: float  # when the next one is later than segments of this task are
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """How a meta-batch or a meta-test stands while its tasks run."""
+
+    title: str  # which it is
+    tasks: tuple[TaskProgress, ...]  # those under way that are worth a line, by their place
+    steps: int  # inner steps taken, of all its tasks, ended ones included
+    num_steps: int
+    eta_s: float | None
 
 
 def eta(seconds: float | None) -> str:
@@ -58,11 +88,60 @@ def line_of(progress: OuterProgress) -> str:
     return "  ".join([step, f"ETA {eta(progress.eta_s)}", *figures(progress)])
 
 
+def batch_figures(batch: BatchProgress) -> list[str]:
+    """Return how the meta-batch is as a whole, most telling first."""
+    steps = f"{batch.steps:,}/{batch.num_steps:,} inner steps"
+    return [batch.title, f"ETA {eta(batch.eta_s)}", steps]
+
+
+def task_count(task: TaskProgress) -> str:
+    """Return how far a task is."""
+    return f"{task.steps:,}/{task.num_steps:,}"
+
+
+def task_figures(task: TaskProgress, now: float) -> list[str]:
+    """Return what else is worth knowing of a task, most telling first."""
+    silent = now > task.overdue
+    returns, env_steps = task.episode_return, task.env_steps
+    return [
+        *([f"no news for {eta(now - task.heard)}"] if silent else []),
+        *([] if returns is None else [f"return {returns:.1f}"]),
+        f"loss {task.loss:.3g}",
+        *([] if env_steps is None else [f"{_short(env_steps)} env steps"]),
+    ]
+
+
+def batch_lines(batch: BatchProgress, now: float) -> list[str]:
+    """Return a line of text for the meta-batch and one for each of its tasks under way."""
+    names = _aligned([task.name for task in batch.tasks])
+    lines = ["  ".join(batch_figures(batch))]
+    for name, task in zip(names, batch.tasks, strict=True):
+        figures = [task_count(task), f"ETA {eta(task.eta_s)}", *task_figures(task, now)]
+        lines.append("  ".join(["", name, *figures]))
+    return lines
+
+
+def _aligned(texts: Sequence[str]) -> list[str]:
+    width = max(map(len, texts), default=0)
+    return [text.ljust(width) for text in texts]
+
+
+def _short(count: int) -> str:
+    """Return a count in three or four digits: 340, 12.4k, 2.0M."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f}{name}"
+    return str(count)
+
+
 class Progress(Protocol):
     """Receives what happens, in order, from the one thread that runs the command."""
 
     def outer_step(self, progress: OuterProgress) -> None:
         """Meta-training took an outer step."""
+
+    def tasks(self, batch: BatchProgress) -> None:
+        """Tasks that take long have gone on; told of several times a second, at the end of none."""
 
     def phase(self, name: str, total: int) -> None:
         """Something of `total` parts begins, e.g. the meta-test's adaptations; ends the last."""
@@ -84,6 +163,9 @@ class SilentProgress:
     """Shows nothing."""
 
     def outer_step(self, progress: OuterProgress) -> None:
+        """Ignore it."""
+
+    def tasks(self, batch: BatchProgress) -> None:
         """Ignore it."""
 
     def phase(self, name: str, total: int) -> None:

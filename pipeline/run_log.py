@@ -16,10 +16,11 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.evaluation import Evaluation
-from pipeline.progress import OuterProgress, Progress, line_of
+from pipeline.progress import BatchProgress, OuterProgress, Progress, batch_lines, line_of
 from pipeline.redaction import redact
 
 LINE_EVERY_S = 30.0
+TASKS_EVERY_S = 300.0
 PACKAGES = ("outerloop", "torch", "ray", "mlflow")
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
@@ -59,11 +60,18 @@ def log_evaluation(evaluation: Evaluation) -> None:
 class LoggedProgress:
     """Tells `progress` everything, and logs what a reader of the log wants of it."""
 
-    def __init__(self, progress: Progress, log: Path, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        log: Path,
+        every_s: float = LINE_EVERY_S,
+        tasks_every_s: float = TASKS_EVERY_S,
+    ) -> None:
         self._progress = progress
         self._log = log
         self._every_s = every_s
-        self._next_line = 0.0
+        self._tasks_every_s = tasks_every_s
+        self._next_line = self._next_tasks = 0.0
 
     def outer_step(self, progress: OuterProgress) -> None:
         """Log the first step, the last one, and now and then one between."""
@@ -72,6 +80,15 @@ class LoggedProgress:
             self._next_line = now + self._every_s
             logger.info("%s", line_of(progress))
         self._progress.outer_step(progress)
+
+    def tasks(self, batch: BatchProgress) -> None:
+        """Log every task under way, once in a long while."""
+        now = time.monotonic()
+        if batch.tasks and now >= self._next_tasks:
+            self._next_tasks = now + self._tasks_every_s
+            for line in batch_lines(batch, now):
+                logger.info("%s", line)
+        self._progress.tasks(batch)
 
     def phase(self, name: str, total: int) -> None:
         """Log its beginning."""

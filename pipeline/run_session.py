@@ -21,6 +21,8 @@ from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
+from pipeline.live_points import LivePoints
+from pipeline.live_report import LiveReport
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
 from pipeline.plot_style import COLOURS
@@ -90,7 +92,19 @@ class RunSession:
         )
         self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
         version = checkpoint.step if checkpoint else 0
-        self._trainer = Trainer(experiment, backend, self._books, stop, stop.progress, version)
+        self._live = LiveReport(
+            self._family.num_steps,
+            experiment.meta.num_steps,
+            stop.progress,
+            LivePoints(
+                self._tracker.log_metrics,
+                experiment.tracking.live_every_s,
+                self._tracker.metric_keys,
+            ),
+        )
+        self._trainer = Trainer(
+            experiment, backend, self._books, stop, stop.progress, version, self._live
+        )
         self._begun = time.monotonic()
 
     def train(self) -> TrainResult:
@@ -144,6 +158,7 @@ class RunSession:
         return evaluation, plot
 
     def _other_test(self, baselines: Sequence[str], name: str) -> tuple[Evaluation, Path]:
+        self._live.points = None
         evaluation = self._tested(baselines)
         folder = self._run.evaluation / name
         evaluation.to_parquet(folder)

@@ -69,6 +69,11 @@ class Tracker:
         """The run in MLflow; None as long as MLflow has never answered."""
         return self._delivery.mlflow_run_id
 
+    @property
+    def metric_keys(self) -> list[str]:
+        """Every metric that the run has a point of, from earlier processes too."""
+        return self._log.keys()
+
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log `values` at `step`; a key's steps only grow, other points are skipped (MetricLog)."""
         named = {metric_name(key): value for key, value in values.items()}

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from pipeline.aggregator import ShardUpdate
@@ -22,11 +23,14 @@ from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError,
 from pipeline.evaluation import TaskCurve
 from pipeline.interrupt import StopRequest
 from pipeline.learners import is_episodic
+from pipeline.live_points import LivePoints
+from pipeline.live_report import LiveReport
 from pipeline.messages import Segment, Split, TaskFailure, TaskSpec
 from pipeline.meta_test import adaptations, curves_of
 from pipeline.progress import OuterProgress, Progress
 from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
 from pipeline.tasks import sample_meta_batch
+from pipeline.tasks.shapes import planned_steps
 from pipeline.trajectories import TrajectoryWriter
 
 logger = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ class Trainer:
         stop: StopRequest,
         progress: Progress,
         version: int = 0,
+        live: LiveReport | None = None,
     ) -> None:
         self.experiment = experiment
         self.version = version
@@ -75,6 +80,12 @@ class Trainer:
         self._books = books
         self._progress = progress
         self._dispatcher = Dispatcher(backend, experiment.workers.max_retries, books.counters, stop)
+        self._live = live or LiveReport(
+            partial(planned_steps, experiment),
+            experiment.meta.num_steps,
+            progress,
+            LivePoints(books.metrics.log_metrics, experiment.tracking.live_every_s),
+        )
         self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
@@ -146,8 +157,10 @@ class Trainer:
         specs = adaptations(methods, num_tasks, self.experiment.evaluation.repeats, split, version)
         name = "meta-test" if split == "test" else "validation"
         self._progress.phase(name, len(specs))
+        self._live.begin(specs)
         parts: dict[int, list[Segment]] = {}
         for segment in self._dispatcher.run(specs):
+            self._live.take(segment)
             held = parts.get(segment.spec.index, [])
             if held and held[-1].spec.attempt != segment.spec.attempt:
                 held = []
@@ -168,6 +181,7 @@ class Trainer:
         }
         records: dict[int, TaskRecord] = {}
         wanted = list(specs.values())
+        self._live.begin(wanted)
         while wanted:
             for segment in self._dispatcher.run(wanted):
                 self._take(segment, records)
@@ -179,6 +193,7 @@ class Trainer:
         return records
 
     def _take(self, segment: Segment, records: dict[int, TaskRecord]) -> None:
+        self._live.take(segment)
         spec = segment.spec
         record = records.get(spec.index)
         if record is None or record.attempt != spec.attempt:

@@ -1,0 +1,76 @@
+"""Tells whoever watches, and the tracker, how tasks under way stand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from pipeline.live import LiveTasks
+from pipeline.live_points import LivePoints
+from pipeline.messages import Segment, TaskSpec
+from pipeline.progress import BatchProgress, Progress
+
+SHOWN_AFTER_S = 3.0
+TOLD_EVERY_S = 0.5
+
+
+class LiveReport:
+    """Hears of every segment as it arrives.
+
+    Args:
+        num_steps: Gives how many inner steps the work of a spec has.
+        num_outer_steps: Of the run.
+        progress: Is told of tasks that have run for `shown_after_s`, as they go on.
+        points: Logs them; may be replaced, None logs nothing.
+        shown_after_s: Tasks that end sooner are not shown: lines would come and go.
+        told_every_s: `progress` is told at most so often.
+    """
+
+    def __init__(
+        self,
+        num_steps: Callable[[TaskSpec], int],
+        num_outer_steps: int,
+        progress: Progress,
+        points: LivePoints | None,
+        shown_after_s: float = SHOWN_AFTER_S,
+        told_every_s: float = TOLD_EVERY_S,
+    ) -> None:
+        self.points = points
+        self._num_steps = num_steps
+        self._num_outer_steps = num_outer_steps
+        self._progress = progress
+        self._shown_after_s = shown_after_s
+        self._told_every_s = told_every_s
+        self._tasks = LiveTasks({}, time.monotonic())
+        self._title = ""
+        self._next_telling = 0.0
+        self._shows_tasks = False
+
+    def begin(self, specs: Sequence[TaskSpec]) -> None:
+        """A meta-batch or a meta-test of `specs` begins."""
+        planned = {spec: self._num_steps(spec) for spec in specs}
+        self._tasks = LiveTasks(planned, time.monotonic())
+        self._title = _title(specs[0], self._num_outer_steps) if specs else ""
+
+    def take(self, segment: Segment) -> None:
+        """Take in a segment that has just arrived."""
+        spec, now = segment.spec, time.monotonic()
+        task = self._tasks.take(segment, self._num_steps(spec), now)
+        if task is not None and self.points is not None:
+            self.points.take(task, spec.meta_step, now)
+        if now >= self._next_telling or (segment.final and self._shows_tasks):
+            self._next_telling = now + self._told_every_s
+            self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        """Tell of long tasks; of their end too, or their lines would stay."""
+        long = [t for t in self._tasks.tasks() if now - t.begun >= self._shown_after_s]
+        if long or self._shows_tasks:
+            self._progress.tasks(BatchProgress(self._title, tuple(long), *self._tasks.whole(now)))
+        self._shows_tasks = bool(long)
+
+
+def _title(spec: TaskSpec, num_outer_steps: int) -> str:
+    if spec.purpose == "train":
+        return f"outer step {spec.meta_step + 1}/{num_outer_steps}"
+    return "meta-test" if spec.split == "test" else "validation"
