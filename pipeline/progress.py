@@ -106,8 +106,8 @@ def task_figures(task: TaskProgress, now: float) -> list[str]:
     return [
         *([f"no news for {eta(now - task.heard)}"] if silent else []),
         *([] if returns is None else [f"return {returns:.1f}"]),
-        f"loss {task.loss:.3g}",
         *([] if env_steps is None else [f"{_short(env_steps)} env steps"]),
+        f"loss {task.loss:.3g}",
     ]
 
 
