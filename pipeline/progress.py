@@ -141,7 +141,7 @@ class Progress(Protocol):
         """Meta-training took an outer step."""
 
     def tasks(self, batch: BatchProgress) -> None:
-        """Tasks that take long have gone on; told of several times a second, at the end of none."""
+        """Tasks that take long have gone on; told at most every 0.5 s, of none once they end."""
 
     def phase(self, name: str, total: int) -> None:
         """Something of `total` parts begins, e.g. the meta-test's adaptations; ends the last."""
