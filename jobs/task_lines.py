@@ -13,6 +13,7 @@ from rich.text import Text
 from pipeline.progress import BatchProgress, batch_figures, eta, task_count, task_figures
 
 MAX_TASKS = 8
+MIN_NAME = 6  # cells that a name keeps beside the time to go
 # What the terminal echoes of Ctrl-C must not wrap the line, or the bar would be drawn anew below.
 ROOM_FOR_ECHO = 3
 
@@ -28,8 +29,8 @@ def few(batch: BatchProgress, limit: int) -> tuple[BatchProgress, list[str]]:
 class TaskLines:
     """A line for the meta-batch and one for each task; drawn anew, it knows how long none came.
 
-    Where a line is too short, figures are dropped from the right, then the time to go; then the
-    name is cut.
+    Where a line is too short, figures are dropped from the right; then the name is cut at its
+    beginning, as the end tells tasks apart; then the time to go is dropped.
 
     Args:
         batch: What is drawn.
@@ -53,7 +54,8 @@ class TaskLines:
         counts = [task_count(task) for task in tasks]
         etas = [f"ETA {eta(task.eta_s)}" for task in tasks]
         widest = [max(map(cell_len, column)) for column in (names, counts, etas)]
-        name_width = max(1, min(widest[0], width - widest[1] - 4))
+        room = max(width - widest[1] - widest[2] - 6, MIN_NAME)
+        name_width = max(1, min(widest[0], room, width - widest[1] - 4))
         lines = [_joined(batch_figures(self._batch), width)]
         for task, name, count, to_go in zip(tasks, names, counts, etas, strict=True):
             head = f"  {_cut(name, name_width)}  {count.rjust(widest[1])}"
@@ -76,4 +78,5 @@ def _cut(name: str, width: int) -> str:
     """Return the name in exactly `width` cells."""
     if cell_len(name) <= width:
         return set_cell_size(name, width)
-    return set_cell_size(name, width - 1) + "…"
+    start = next(i for i in range(len(name) + 1) if cell_len(name[i:]) < width)
+    return set_cell_size(f"…{name[start:]}", width)

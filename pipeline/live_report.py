@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 
 from pipeline.live import LiveTasks
 from pipeline.live_points import LivePoints
@@ -46,11 +46,11 @@ class LiveReport:
         self._next_telling = 0.0
         self._shows_tasks = False
 
-    def begin(self, specs: Collection[TaskSpec]) -> None:
+    def begin(self, specs: Sequence[TaskSpec]) -> None:
         """A meta-batch or a meta-test of `specs` begins."""
         planned = {spec: self._num_steps(spec) for spec in specs}
         self._tasks = LiveTasks(planned, time.monotonic())
-        self._title = _title(next(iter(specs)), self._num_outer_steps) if specs else ""
+        self._title = _title(specs[0], self._num_outer_steps) if specs else ""
 
     def take(self, segment: Segment) -> None:
         """Take in a segment that has just arrived."""

@@ -106,8 +106,8 @@ def task_figures(task: TaskProgress, now: float) -> list[str]:
     return [
         *([f"no news for {eta(now - task.heard)}"] if silent else []),
         *([] if returns is None else [f"return {returns:.1f}"]),
-        f"loss {task.loss:.3g}",
         *([] if env_steps is None else [f"{_short(env_steps)} env steps"]),
+        f"loss {task.loss:.3g}",
     ]
 
 
@@ -141,7 +141,7 @@ class Progress(Protocol):
         """Meta-training took an outer step."""
 
     def tasks(self, batch: BatchProgress) -> None:
-        """Tasks that take long have gone on; told of several times a second, at the end of none."""
+        """Tasks that take long have gone on; told at most every 0.5 s, of none once they end."""
 
     def phase(self, name: str, total: int) -> None:
         """Something of `total` parts begins, e.g. the meta-test's adaptations; ends the last."""

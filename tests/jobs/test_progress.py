@@ -2,14 +2,13 @@
 
 import io
 import re
-import time
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from jobs.progress import LiveBars, PlainLines, live_bars, shown
-from pipeline.progress import BatchProgress, OuterProgress, TaskProgress, eta, figures
+from pipeline.progress import OuterProgress, eta, figures
 
 STEP = OuterProgress(
     step=3,
@@ -134,69 +133,3 @@ def test_episodes_have_a_loss_of_their_own_and_no_inner_steps():
     said = figures(replace(STEP, of_episodes=True))
     assert said[0] == "loss 0.750"
     assert "140 episodes/s" in said
-
-
-def batch(*names: str) -> BatchProgress:
-    """A meta-batch of long tasks, the first of them without news for ten minutes."""
-    now = time.monotonic()
-    tasks = [
-        TaskProgress(
-            name=name,
-            place=place,
-            steps=12_400,
-            num_steps=31_250,
-            env_steps=1_984_000,
-            episode_return=-12.34,
-            loss=0.0213,
-            steps_per_s=4.0,
-            eta_s=4712.0,
-            begun=now - 3100,
-            heard=now - (5 if place else 600),
-            overdue=now + (55 if place else -500),
-        )
-        for place, name in enumerate(names)
-    ]
-    return BatchProgress("outer step 4/100", tuple(tasks), 99_200, 500_000, 9000.0)
-
-
-def test_tasks_under_way_stand_beneath_the_bar_whole():
-    lines = lines_at(
-        110,
-        lambda live: live.outer_step(STEP),
-        lambda live: live.tasks(batch("pong", "video_pinball")),
-    )
-    assert lines[0].startswith("meta-training")
-    assert lines[1].startswith("outer step 4/100  ETA 2:30:00  99,200/500,000 inner steps")
-    assert lines[2].startswith("  pong           12,400/31,250  ETA 1:18:32  no news for 10:0")
-    assert lines[3].rstrip() == (
-        "  video_pinball  12,400/31,250  ETA 1:18:32  return -12.3  loss 0.0213  2.0M env steps"
-    )
-
-
-@pytest.mark.parametrize("width", [80, 40, 24])
-def test_a_narrow_terminal_keeps_name_and_count_of_tasks(width):
-    tell = (lambda live: live.outer_step(STEP), lambda live: live.tasks(batch("pong", "x" * 80)))
-    _, _, first, second = lines_at(width, *tell)
-    for line in (first, second):
-        assert len(line) <= width - 3
-        assert "12,400/31,250" in line
-    assert "…" in second
-
-
-def test_many_tasks_are_counted_and_ended_ones_vanish():
-    many = batch(*(f"game-{i}" for i in range(20)))
-    lines = lines_at(80, lambda live: live.tasks(many))
-    assert sum("game-" in line for line in lines) == 8
-    assert lines[-1].strip() == "… and 12 more"
-    ended = replace(many, tasks=())
-    assert lines_at(80, lambda live: live.tasks(many), lambda live: live.tasks(ended)) == []
-
-
-def test_plain_lines_tell_of_tasks_once_in_a_while():
-    console = Console(file=io.StringIO(), force_terminal=False, width=160)
-    plain = PlainLines(console, tasks_every_s=3600)
-    for _ in range(3):
-        plain.tasks(batch("pong", "qbert"))
-    lines = console.file.getvalue().splitlines()
-    assert len(lines) == 3
-    assert lines[2].strip().startswith("qbert  12,400/31,250  ETA 1:18:32  return -12.3")
