@@ -88,10 +88,12 @@ def devices() -> Check:
 
 def data_sets() -> Iterator[Check]:
     """Check each data set's files; one that is not there is needed by some experiments only."""
-    from pipeline.data.fetch import list_datasets
+    from pipeline.data.fetch import DatasetRow, list_datasets
+    from pipeline.data.image_set_files import ImageSetRow, list_image_sets
     from pipeline.data.paths import data_root
 
-    for row in list_datasets(data_root()):
+    rows: list[DatasetRow | ImageSetRow] = [*list_datasets(data_root())]
+    for row in [*rows, *list_image_sets(data_root())]:
         name = f"data: {row.name}"
         if row.present:
             yield Check(name, "ok", row.where)

@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 from jobs.tables import rows_table
 from pipeline.data.fetch import DatasetRow, list_datasets
 from pipeline.data.fetch import fetch as fetch_files
+from pipeline.data.image_set_files import ImageSetRow, built_in_sets, list_image_sets
 from pipeline.data.paths import data_root
 
 MIB = 1 << 20
@@ -28,14 +29,28 @@ def show(console: Console) -> dict[str, Any]:
     console.print(table)
     for row in rows:  # under the table, which would cut the paths
         console.print(f"{row.name}: {row.problem or row.where}", soft_wrap=True, markup=False)
+    image_sets = _show_image_sets(console)
     keys = ("present", "where", "size_bytes", "licence", "how", "problem")
     return {
         "root": data_root(),
         "datasets": {row.name: {key: getattr(row, key) for key in keys} for row in rows},
+        "image_sets": {row.name: asdict(row) for row in image_sets},
     }
 
 
-def _there(row: DatasetRow) -> str:
+def _show_image_sets(console: Console) -> list[ImageSetRow]:
+    """Print a row for each data set that can be a task as a whole."""
+    rows = list_image_sets(data_root())
+    cells = ((row.name, _there(row), f"{row.num_images:,}", str(row.num_classes)) for row in rows)
+    columns = ("name", "there", "images", "classes")
+    console.print(rows_table("Whole data sets (task.kind=datasets)", columns, cells))
+    for row in rows:
+        console.print(f"{row.name}: {row.problem or row.where}", soft_wrap=True, markup=False)
+    console.print(f"{built_in_sets()} need no files; folder:PATH is a folder for each class")
+    return rows
+
+
+def _there(row: DatasetRow | ImageSetRow) -> str:
     if row.present:
         return "yes"
     return "partly" if row.size_bytes else "no"

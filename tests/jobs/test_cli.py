@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -343,6 +345,25 @@ def test_data_list_says_what_is_there(outerloop, tmp_path, monkeypatch):
     assert code == 0
     assert sets["glyphs"]["present"]
     assert not sets["omniglot"]["present"]
+
+
+def test_data_list_says_which_whole_data_sets_are_there(outerloop, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTERLOOP_DATA", str(tmp_path))
+    pictures = pa.table(
+        {"image": [b"", b"", b""], "label": [0, 1, 0], "class_name": ["cat", "dog", "cat"]}
+    )
+    for name in ("mnist", "usps"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pictures, tmp_path / "mnist" / "train.parquet")
+    (tmp_path / "usps" / "train.parquet").write_bytes(b"torn")
+    code, out, _ = outerloop("data", "list", "--json")
+    sets = last_json(out)["image_sets"]
+    assert code == 0
+    assert (sets["mnist"]["num_images"], sets["mnist"]["num_classes"]) == (3, 2)
+    assert sets["mnist"]["present"]
+    assert not sets["usps"]["present"]
+    assert "is no Parquet file" in sets["usps"]["problem"]
+    assert str(tmp_path / "cifar10" / "train.parquet") in sets["cifar10"]["problem"]
 
 
 def test_data_fetch_prints_and_reports_the_sha256_of_each_file(outerloop, tmp_path, monkeypatch):
