@@ -32,7 +32,8 @@ from pipeline.progress import (
 LINE_EVERY_S = 5.0
 TASKS_EVERY_S = 30.0
 ROOM_ABOVE = 4  # lines of the terminal that stay for messages
-BAR_WIDTH = 16
+BAR_WIDTH, MIN_BAR_WIDTH = 16, 4
+ROOM_BESIDE_BAR = 44  # for name, count, time to go and what Ctrl-C echoes
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -60,9 +61,10 @@ class BarsOverTasks(Bars):
 
 def live_bars(console: Console) -> BarsOverTasks:
     """Return bars whose name, bar, count and time to go are always shown; the caption shrinks."""
+    bar = max(MIN_BAR_WIDTH, min(BAR_WIDTH, console.width - ROOM_BESIDE_BAR))
     return BarsOverTasks(
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        BarColumn(BAR_WIDTH, table_column=Column(width=BAR_WIDTH, no_wrap=True)),
+        BarColumn(bar, table_column=Column(width=bar, no_wrap=True)),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
         TextColumn("ETA {task.fields[eta]}", table_column=Column(no_wrap=True)),
         CaptionColumn(),

@@ -86,7 +86,7 @@ def live_name(task: str) -> str:
     """Return the name of a task as MLflow takes it within a key: CartPole-v1 #train-3 loses its #.
 
     A slash would begin a part of its own, and a part of dots alone would vanish. Of a long path
-    the end is kept.
+    the end is kept, where a second task's number is.
     """
     name = re.sub(r"[^\w\-. :]", "_", task.replace("#", ""))[-MAX_NAME_CHARACTERS:]
     return name.strip(" .") or "_"

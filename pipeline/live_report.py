@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from pipeline.live import LiveTasks
 from pipeline.live_points import LivePoints
 from pipeline.messages import Segment, TaskSpec
-from pipeline.progress import BatchProgress, Progress
+from pipeline.progress import Progress
 
 SHOWN_AFTER_S = 3.0
 TOLD_EVERY_S = 0.5
@@ -19,7 +19,6 @@ class LiveReport:
 
     Args:
         num_steps: Gives how many inner steps the work of a spec has.
-        num_outer_steps: Of the run.
         progress: Is told of tasks that have run for `shown_after_s`, as they go on.
         points: Logs them; may be replaced, None logs nothing.
         shown_after_s: Tasks that end sooner are not shown: lines would come and go.
@@ -29,7 +28,6 @@ class LiveReport:
     def __init__(
         self,
         num_steps: Callable[[TaskSpec], int],
-        num_outer_steps: int,
         progress: Progress,
         points: LivePoints | None,
         shown_after_s: float = SHOWN_AFTER_S,
@@ -37,7 +35,6 @@ class LiveReport:
     ) -> None:
         self.points = points
         self._num_steps = num_steps
-        self._num_outer_steps = num_outer_steps
         self._progress = progress
         self._shown_after_s = shown_after_s
         self._told_every_s = told_every_s
@@ -45,12 +42,22 @@ class LiveReport:
         self._title = ""
         self._next_telling = 0.0
         self._shows_tasks = False
+        self._goes_on = False  # whether tasks of before stay open
 
-    def begin(self, specs: Sequence[TaskSpec]) -> None:
-        """A meta-batch or a meta-test of `specs` begins."""
-        planned = {spec: self._num_steps(spec) for spec in specs}
-        self._tasks = LiveTasks(planned, time.monotonic())
-        self._title = _title(specs[0], self._num_outer_steps) if specs else ""
+    def begin(self, title: str, specs: Collection[TaskSpec], num_tasks: int = 0) -> None:
+        """A meta-batch or a meta-test of `specs` begins, called `title`.
+
+        Without specs it is whichever `num_tasks` end next, some of which may be under way.
+        """
+        self._title = title
+        if specs or not self._goes_on:
+            planned = {spec: self._num_steps(spec) for spec in specs}
+            self._tasks = LiveTasks(planned, time.monotonic())
+        self._goes_on = not specs
+        if self._goes_on:
+            self._tasks.wait_for(num_tasks)
+        if self._shows_tasks:
+            self._tell(time.monotonic())
 
     def take(self, segment: Segment) -> None:
         """Take in a segment that has just arrived."""
@@ -64,13 +71,7 @@ class LiveReport:
 
     def _tell(self, now: float) -> None:
         """Tell of long tasks; of their end too, or their lines would stay."""
-        long = [t for t in self._tasks.tasks() if now - t.begun >= self._shown_after_s]
-        if long or self._shows_tasks:
-            self._progress.tasks(BatchProgress(self._title, tuple(long), *self._tasks.whole(now)))
-        self._shows_tasks = bool(long)
-
-
-def _title(spec: TaskSpec, num_outer_steps: int) -> str:
-    if spec.purpose == "train":
-        return f"outer step {spec.meta_step + 1}/{num_outer_steps}"
-    return "meta-test" if spec.split == "test" else "validation"
+        batch = self._tasks.batch(self._title, self._shown_after_s, now)
+        if batch.tasks or self._shows_tasks:
+            self._progress.tasks(batch)
+        self._shows_tasks = bool(batch.tasks)

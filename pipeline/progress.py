@@ -55,6 +55,7 @@ class BatchProgress:
     steps: int  # inner steps taken, of all its tasks, ended ones included
     num_steps: int
     eta_s: float | None
+    of_tasks: bool = False  # whether a step is a whole task: async, where they are not known yet
 
 
 def eta(seconds: float | None) -> str:
@@ -90,7 +91,8 @@ def line_of(progress: OuterProgress) -> str:
 
 def batch_figures(batch: BatchProgress) -> list[str]:
     """Return how the meta-batch is as a whole, most telling first."""
-    steps = f"{batch.steps:,}/{batch.num_steps:,} inner steps"
+    unit = "tasks ended" if batch.of_tasks else "inner steps"
+    steps = f"{batch.steps:,}/{batch.num_steps:,} {unit}"
     return [batch.title, f"ETA {eta(batch.eta_s)}", steps]
 
 

@@ -101,7 +101,6 @@ class RunSession:
         every_s = experiment.tracking.live_every_s
         self._live = LiveReport(
             self._family.num_steps,
-            experiment.meta.num_steps,
             stop.progress,
             LivePoints(self._tracker.log_metrics, every_s, self._tracker.metric_keys),
         )

@@ -101,7 +101,7 @@ class Trainer:
         self._dispatcher = Dispatcher(backend, retries, books.counters, stop, self._resumed)
         self._stream: Iterator[Segment] = iter(())
         num_steps = partial(planned_steps, experiment)
-        self._live = live or LiveReport(num_steps, experiment.meta.num_steps, progress, None)
+        self._live = live or LiveReport(num_steps, progress, None)
         self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
@@ -203,7 +203,7 @@ class Trainer:
         name = "meta-test" if split == "test" else "validation"
         self._progress.phase(name, len(specs))
         self._books.journals.prune_tests(specs)
-        self._live.begin(specs)
+        self._live.begin(name, specs)
         last: dict[int, Segment] = {}
         for segment in self._dispatcher.run(map(self._resumed, specs)):
             self._live.take(segment)
@@ -227,7 +227,8 @@ class Trainer:
     def _gather(self, until: int) -> dict[TaskKey, TaskRecord]:
         """Run tasks until the aggregator wholly holds as many as make an outer step."""
         ended: dict[TaskKey, TaskRecord] = {}
-        self._live.begin(self._schedule.planned())
+        title = f"outer step {self.version + 1}/{self.experiment.meta.num_steps}"
+        self._live.begin(title, self._schedule.planned(), self._schedule.num_per_step)
         while True:
             while len(ended) < self._schedule.num_per_step:
                 segment = self._next_segment(until)

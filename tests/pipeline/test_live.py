@@ -19,6 +19,11 @@ def planned(*specs, steps=100):
     return LiveTasks(dict.fromkeys(specs, steps), 0.0)
 
 
+def whole(live, now):
+    batch = live.batch("", 0.0, now)
+    return batch.steps, batch.num_steps, batch.eta_s
+
+
 def test_a_segment_says_where_its_task_stands():
     live = planned(spec())
     task = live.take(segment(spec(), 0, 3, loss=0.5, returns=[-3.0, NAN, -1.0]), 100, 1.0)
@@ -85,10 +90,10 @@ def test_a_new_attempt_without_rows_ends_the_old_one_and_opens_nothing():
 
 def test_the_whole_counts_ended_tasks_and_those_that_wait():
     live = planned(spec(0), spec(1), spec(2), spec(3))
-    assert live.whole(0.0) == (0, 400, None)
+    assert whole(live, 0.0) == (0, 400, None)
     live.take(segment(spec(0), 0, 100, final=True), 100, 10.0)
     live.take(segment(spec(1), 0, 20), 100, 12.0)
-    steps, num_steps, eta_s = live.whole(12.0)
+    steps, num_steps, eta_s = whole(live, 12.0)
     assert (steps, num_steps) == (120, 400)
     assert eta_s == pytest.approx(28.0)  # 280 more steps at 10 a second
 
@@ -97,18 +102,18 @@ def test_the_whole_waits_for_its_slowest_task():
     live = planned(spec(0), spec(1))
     live.take(segment(spec(0), 0, 100, final=True), 100, 10.0)
     live.take(segment(spec(1), 0, 10, wall_ms=1000.0), 100, 10.0)
-    assert live.whole(10.0)[2] == pytest.approx(90.0)  # the pace of both gives 9
+    assert whole(live, 10.0)[2] == pytest.approx(90.0)  # the pace of both gives 9
 
 
 def test_an_attempt_that_is_lost_takes_its_steps_back_and_a_task_left_out_is_done():
     live = planned(spec(0), spec(1))
     live.take(segment(spec(0), 0, 80), 100, 1.0)
     live.take(segment(spec(0, attempt=1), 0, 10), 100, 2.0)
-    assert live.whole(2.0)[:2] == (10, 200)
+    assert whole(live, 2.0)[:2] == (10, 200)
     live.take(segment(spec(1), 0, 30, final=True, failure="it broke"), 100, 3.0)
-    assert live.whole(3.0)[:2] == (40, 130)
+    assert whole(live, 3.0)[:2] == (40, 130)
     live.take(segment(spec(1, attempt=1), 0, 40), 100, 4.0)  # its slices were lost
-    assert live.whole(4.0)[:2] == (50, 200)
+    assert whole(live, 4.0)[:2] == (50, 200)
 
 
 def test_tasks_of_one_name_are_numbered_by_place_and_adaptations_named_by_method():
@@ -132,13 +137,13 @@ class Told(SilentProgress):
 
 
 def report(told, **times):
-    return LiveReport(lambda spec: 100, 7, told, None, **times)
+    return LiveReport(lambda spec: 100, told, None, **times)
 
 
 def test_who_watches_is_told_of_long_tasks_and_of_their_end():
     told = Told()
     live = report(told, told_every_s=0.0)
-    live.begin([spec(0), spec(1)])
+    live.begin("outer step 1/7", [spec(0), spec(1)])
     live.take(segment(spec(0), 0, 10, wall_ms=100.0))  # a second old
     assert told.batches == []
     live.take(segment(spec(1), 0, 10, wall_ms=400.0))
@@ -154,7 +159,7 @@ def test_who_watches_is_told_of_long_tasks_and_of_their_end():
 def test_who_watches_is_told_seldom_but_of_an_end_at_once():
     told = Told()
     live = report(told, shown_after_s=0.0, told_every_s=1000.0)
-    live.begin([spec(0), spec(1)])
+    live.begin("outer step 1/7", [spec(0), spec(1)])
     for first in range(0, 50, 10):
         for index in range(2):
             live.take(segment(spec(index), first, 10))
@@ -164,18 +169,78 @@ def test_who_watches_is_told_seldom_but_of_an_end_at_once():
     assert told.batches[1].tasks[0].place == 1
 
 
-@pytest.mark.parametrize(
-    ("split", "purpose", "title"),
-    [
-        ("train", "train", "outer step 3/7"),
-        ("test", "evaluate", "meta-test"),
-        ("val", "evaluate", "validation"),
-    ],
-)
-def test_a_batch_is_called_what_it_is(split, purpose, title):
+def test_lines_of_a_batch_that_was_given_up_are_gone_when_the_next_begins():
     told = Told()
     live = report(told, shown_after_s=0.0)
-    one = replace(spec(meta_step=2), split=split, purpose=purpose)
-    live.begin([one])
-    live.take(segment(one, 0, 10))
-    assert told.batches[0].title == title
+    live.begin("outer step 1/7", [spec(0)])
+    live.take(segment(spec(0), 0, 10))
+    live.begin("meta-test", [spec(0)])
+    assert [(batch.title, len(batch.tasks)) for batch in told.batches] == [
+        ("outer step 1/7", 1),
+        ("meta-test", 0),
+    ]
+
+
+def async_spec(number, attempt=0):
+    """Task `number` of a run without barriers: meta-batches of the two tasks 0 and 1."""
+    return replace(spec(number, number // 2, attempt), task_id=number % 2)
+
+
+def stream(live, number, first, count, attempt=0, **others):
+    one = async_spec(number, attempt)
+    return live.take(segment(one, first, count, f"game {one.task_id}", **others))
+
+
+def test_tasks_stay_open_from_one_async_outer_step_to_the_next():
+    told = Told()
+    live = report(told, shown_after_s=0.0, told_every_s=0.0)
+    live.begin("outer step 1/7", [], 2)
+    for number in range(3):
+        stream(live, number, 0, 10)
+    stream(live, 1, 10, 90, final=True)
+    batch = told.batches[-1]
+    assert (batch.steps, batch.num_steps, batch.of_tasks) == (1, 2, True)
+    stream(live, 2, 10, 90, final=True)
+    assert (told.batches[-1].steps, told.batches[-1].eta_s) == (2, 0.0)
+    begun = told.batches[-1].tasks[0].begun
+    live.begin("outer step 2/7", [], 2)
+    stream(live, 0, 10, 10)
+    batch = told.batches[-1]
+    assert (batch.title, batch.steps, batch.num_steps) == ("outer step 2/7", 0, 2)
+    assert [(task.name, task.steps, task.begun) for task in batch.tasks] == [("game 0", 20, begun)]
+
+
+def test_an_ended_task_that_is_begun_again_does_not_count_as_ended():
+    live = LiveTasks({}, 0.0)
+    live.wait_for(2)
+    live.take(segment(spec(0), 0, 100, final=True), 100, 1.0)
+    assert whole(live, 1.0)[:2] == (1, 2)
+    live.take(segment(spec(0, attempt=1), 0, 50), 100, 2.0)
+    assert whole(live, 2.0)[:2] == (0, 2)
+
+
+def test_the_next_async_outer_step_waits_for_the_tasks_that_end_first():
+    live = LiveTasks({}, 0.0)
+    live.wait_for(2)
+    assert whole(live, 0.0) == (0, 2, None)
+    for index, wall_ms in enumerate((100.0, 300.0, 200.0)):
+        live.take(segment(spec(index), 0, 10, wall_ms=wall_ms), 100, 10.0)
+    assert whole(live, 10.0)[2] == pytest.approx(18.0)  # 90 steps of 0.1 and of 0.2 s
+    live.wait_for(4)  # one more than are open, which may end before the slowest of them
+    assert whole(live, 10.0)[2] == pytest.approx(27.0)
+    live.wait_for(6)  # three more, as long as these, at the pace of all
+    assert whole(live, 10.0)[2] == pytest.approx(570 / (10 + 10 / 3 + 5))
+
+
+def test_a_task_drawn_again_while_it_runs_has_a_name_of_its_own_which_a_retry_keeps():
+    live = LiveTasks({}, 0.0)
+    live.wait_for(2)
+
+    def take(number, attempt=0, final=False):
+        one = async_spec(number, attempt)
+        return live.take(segment(one, 0, 100 if final else 10, "pong", final), 100, 1.0)
+
+    assert [take(number).name for number in (0, 2, 4)] == ["pong", "pong 2", "pong 3"]
+    assert take(0, final=True) is None
+    assert take(2, attempt=1).name == "pong 2"
+    assert take(6).name == "pong"

@@ -36,7 +36,7 @@ def tracked(uri, folder):
     """A report whose points go to a real tracker, which is finished at the end."""
     tracker = Tracker(uri, "live", folder)
     points = LivePoints(tracker.log_metrics, ALWAYS, tracker.metric_keys)
-    yield LiveReport(lambda spec: NUM_STEPS, 5, SilentProgress(), points), tracker
+    yield LiveReport(lambda spec: NUM_STEPS, SilentProgress(), points), tracker
     assert tracker.finish("FINISHED", timeout_s=120) == 0
 
 
@@ -48,7 +48,7 @@ def stream(live, meta_step, attempt, first, last):
 
 
 def begin(live, meta_step):
-    live.begin([spec(0, meta_step)])
+    live.begin("outer step", [spec(0, meta_step)])
 
 
 def points_of(uri, tracker, key=STEPS):
@@ -103,7 +103,7 @@ def test_a_run_that_is_resumed_in_another_process_has_no_point_twice(database, t
 def test_two_places_of_one_task_have_curves_of_their_own(database, tmp_path):
     one, two = spec(0), replace(spec(1), task_id=spec(0).task_id)
     with tracked(database, run_folder(tmp_path)) as (live, tracker):
-        live.begin([one, two])
+        live.begin("outer step", [one, two])
         live.take(segment(two, 0, 20))
         live.take(segment(one, 0, 10))
     assert points_of(database, tracker) == [(10, 10)]
@@ -144,7 +144,7 @@ def test_the_tasks_that_have_curves_are_bounded_with_one_warning(database, tmp_p
     for names in (range(60), range(30, 250)):  # a run, and the same run resumed
         with tracked(database, folder) as (live, tracker):
             for name in names:
-                live.begin([spec(0, name)])
+                live.begin("outer step", [spec(0, name)])
                 live.take(segment(spec(0, name), 0, 10, f"task {name}", returns=[0.0] * 10))
     keys = set(client(database).get_run(tracker.mlflow_run_id).data.metrics)
     assert {key.split("/")[1] for key in keys} == {f"task {n}" for n in range(MAX_NAMES)}
