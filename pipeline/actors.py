@@ -15,19 +15,16 @@ from ray.exceptions import RayError
 from pipeline.aggregator import AggregatorShard, Array, Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.messages import Piece, Segment, TaskKey, TaskSpec
+from pipeline.messages import BACKPRESSURE_SEGMENTS, Piece, Segment, TaskKey, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
 from pipeline.workers import make_worker
-
-# Segments that may wait for the driver before a worker pauses.
-BACKPRESSURE_SEGMENTS = 4
 
 
 class TaskServer:
     """Runs tasks; gradient slices go to the object store, only their references to the driver."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self._params: tuple[int, list[Array]] = (-1, [])
+        self._params: tuple[list[str], list[Array]] = ([], [])  # by the references they came from
         self._sent: deque[Segment] = deque(maxlen=BACKPRESSURE_SEGMENTS + 1)
         # Ray tells of an error in a constructor as text alone; `ready` raises it as it is.
         self._failure: Exception | None = None
@@ -45,8 +42,9 @@ class TaskServer:
     @ray.method(num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_SEGMENTS)
     def run(self, spec: TaskSpec, params: Sequence[Any]) -> Iterator[Segment]:
         """Stream the task's segments; `params` are references, one a shard."""
-        if self._params[0] != spec.version:
-            self._params = (spec.version, ray.get(list(params)))
+        names = [reference.hex() for reference in params]
+        if self._params[0] != names:
+            self._params = (names, ray.get(list(params)))
         for segment in self._worker.run(spec, self._params[1]):
             sent = replace(segment, pieces=tuple(_put(share) for share in segment.pieces))
             # Until the shards have fetched them, whatever the driver does with its references.

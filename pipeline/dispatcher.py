@@ -63,7 +63,9 @@ class Dispatcher:
         source, is_drawn = iter(specs), False
         while True:
             while self._backend.has_room():
-                spec = self._again.popleft() if self._again else next(source, None)
+                # What is begun again starts from where things stand now, not when it was lost.
+                again = self._resume(self._again.popleft()) if self._again else None
+                spec = again or next(source, None)
                 if spec is None:
                     is_drawn = True
                     break
@@ -90,7 +92,7 @@ class Dispatcher:
     def begin_again(self, failure: TaskFailure) -> None:
         """Have the task's next attempt run, before all others; raise if there is to be none."""
         spec = self._retry(failure) if failure.begun else failure.spec
-        self._again.appendleft(self._resume(spec))
+        self._again.appendleft(spec)
 
     def _retry(self, failure: TaskFailure) -> TaskSpec:
         spec = failure.spec

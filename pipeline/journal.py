@@ -66,11 +66,15 @@ class TaskJournal:
             elif match := ROWS_NAME.fullmatch(path.name):
                 found[int(match[1])] = (int(match[2]), path)
         while journal.num_rows in found:
-            end, path = found.pop(journal.num_rows)
+            end, path = found[journal.num_rows]
             if end <= journal.num_rows or not _holds_rows(path, end - journal.num_rows):
                 break
             journal._files.append((end, path))
             journal.num_rows = end
+        taken = {path for _, path in journal._files}
+        for path in folder.glob("rows-*"):
+            if path not in taken:  # or a later attempt's rows would be followed by these
+                path.unlink(missing_ok=True)
         return journal
 
     def add(self, rows: pa.RecordBatch) -> None:
@@ -237,7 +241,7 @@ class Journals:
 
 def _holds_rows(path: Path, num_rows: int) -> bool:
     try:
-        return bool(pq.read_metadata(path).num_rows == num_rows)
+        return bool(pq.read_table(path).num_rows == num_rows)
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:120]
         logger.warning("%s is damaged (%s); its inner steps are taken again", path, reason)

@@ -33,6 +33,9 @@ TRAJECTORY_SCHEMA = pa.schema(
 )
 
 
+# Segments that may wait for the driver before a worker pauses: so far it may be ahead of it.
+BACKPRESSURE_SEGMENTS = 4
+
 Split = Literal["train", "val", "test"]
 TaskKey = tuple[int, int]  # meta_step and index of a task in meta-training
 

@@ -11,6 +11,7 @@ from pipeline.journal import Journals, TaskJournal
 from pipeline.messages import Segment, TaskSpec
 from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.task_record import TaskRecord
+from pipeline.task_states import drop_states_after
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class OpenTasks:
             return fresh(spec)
         journal = self._journals.of(spec)
         point = journal.resume_point() if self._inner.checkpoint_every else None
+        drop_states_after(journal.folder, 0 if point is None else point[0])
         if point is None:
             return fresh(spec).resumed(0, str(journal.folder))
         step, version = point

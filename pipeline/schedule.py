@@ -7,6 +7,7 @@ Async: tasks are handed out without end, each with the newest parameters, and ev
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 from pipeline.config import Experiment
 from pipeline.messages import TaskKey, TaskSpec
 from pipeline.tasks import sample_meta_batch
+
+MAX_MOVES = 10_000  # a task that is staler is no staler than that
 
 
 class Schedule(Protocol):
@@ -32,11 +35,14 @@ class Schedule(Protocol):
     def current(self, spec: TaskSpec) -> TaskSpec:
         """Return `spec`, which has not begun, as it is to be run now."""
 
-    def weight(self, staleness: int) -> float:
-        """Return how much a task counts whose parameters are so many versions old; 0: dropped."""
+    def staleness(self, spec: TaskSpec) -> int:
+        """Return how many times the parameters have moved since those that `spec` began from."""
 
-    def close(self, ended: Collection[TaskKey]) -> None:
-        """Take note of an outer step, and of the tasks that were part of it."""
+    def weight(self, staleness: int) -> float:
+        """Return how much a task counts whose parameters are so stale; 0: dropped."""
+
+    def close(self, ended: Collection[TaskKey], moved: bool) -> None:
+        """Take note of an outer step, its tasks, and whether it moved the parameters."""
 
     def oldest_open(self, ended: Collection[TaskKey]) -> int:
         """Return the meta_step before which none is under way once `ended` are committed."""
@@ -73,11 +79,15 @@ class SyncSchedule:
         """Return it as it is: the version has not changed."""
         return spec
 
+    def staleness(self, spec: TaskSpec) -> int:
+        """Return 0."""
+        return 0
+
     def weight(self, staleness: int) -> float:
         """Return 1: nothing is ever stale."""
         return 1.0
 
-    def close(self, ended: Collection[TaskKey]) -> None:
+    def close(self, ended: Collection[TaskKey], moved: bool) -> None:
         """Go on to the next meta-batch."""
         self._version += 1
 
@@ -110,6 +120,9 @@ class AsyncSchedule:
         self._next = int(state.get("next", version * self.num_per_step))
         self._open = {int(number) for number in state.get("open", [])}
         self._returning = sorted(self._open)  # handed out before the run was resumed
+        # Versions from which an outer step moved the parameters. One whose tasks were all dropped
+        # makes no other task stale, or a run with many tasks under way would drop all of them.
+        self._moves = deque(map(int, state.get("moves", [])), maxlen=MAX_MOVES)
 
     def planned(self) -> list[TaskSpec]:
         """Return nothing: whichever end first are the next outer step's."""
@@ -129,6 +142,10 @@ class AsyncSchedule:
         """Return it at the newest version."""
         return replace(spec, version=self._version)
 
+    def staleness(self, spec: TaskSpec) -> int:
+        """Return the number of moves since the task's version."""
+        return sum(version >= spec.version for version in self._moves)
+
     def weight(self, staleness: int) -> float:
         """Return 1 up to `meta.max_staleness`, beyond it 0 or ever less."""
         late = staleness - self._experiment.meta.max_staleness
@@ -136,9 +153,11 @@ class AsyncSchedule:
             return 1.0
         return 1 / (1 + late) if self._experiment.meta.stale == "downweight" else 0.0
 
-    def close(self, ended: Collection[TaskKey]) -> None:
+    def close(self, ended: Collection[TaskKey], moved: bool) -> None:
         """Strike them off."""
         self._open -= {index for _, index in ended}
+        if moved:
+            self._moves.append(self._version)
         self._version += 1
 
     def oldest_open(self, ended: Collection[TaskKey]) -> int:
@@ -152,7 +171,7 @@ class AsyncSchedule:
 
     def state(self) -> dict[str, Any]:
         """Return the next number, and those that are under way."""
-        return {"next": self._next, "open": sorted(self._open)}
+        return {"next": self._next, "open": sorted(self._open), "moves": list(self._moves)}
 
     def _spec(self, number: int) -> TaskSpec:
         meta_step, place = divmod(number, self._batch)

@@ -20,7 +20,7 @@ from torch import Tensor
 from algorithms.inner_loop import InnerLoop, StepRecords
 from pipeline.config_sections import InnerConfig
 from pipeline.files import disk_errors
-from pipeline.messages import TRAJECTORY_SCHEMA, Piece, Segment, TaskSpec
+from pipeline.messages import BACKPRESSURE_SEGMENTS, TRAJECTORY_SCHEMA, Piece, Segment, TaskSpec
 from pipeline.snapshots import write_snapshot
 from pipeline.task_rows import trajectory_rows
 from pipeline.task_states import as_tensor, read_state, write_state
@@ -168,7 +168,10 @@ class TaskRun:
 
     def _write_state(self, **state: Any) -> None:
         state |= {"version": self.spec.version, "held": self._held}
-        write_state(Path(self.spec.folder), self.loop.step, state)
+        # The driver may be some segments behind; one more, should the newest be damaged.
+        ahead = (BACKPRESSURE_SEGMENTS + 1) * self.inner.segment_steps
+        num_kept = 2 + -(-ahead // self.inner.checkpoint_every)
+        write_state(Path(self.spec.folder), self.loop.step, state, num_kept)
 
     def _restore(self) -> Segment | None:
         """Go to where the checkpoint says; return the last segment if that is the end."""

@@ -26,8 +26,6 @@ from pipeline.files import sha256_file, write_atomic
 NAME = re.compile(r"state-(\d{12,19})-([0-9a-f]{16})\.safetensors")
 TREE = "tree"  # key of the header's JSON
 REFERENCE = "$tensor"  # stands in the JSON for a tensor of the file
-# The newest one may be ahead of the rows that reached the driver before everything died.
-NUM_KEPT = 2
 
 State = dict[str, Any]
 
@@ -36,8 +34,10 @@ class DamagedStateError(Exception):
     """A checkpoint inside a task cannot be read; the message says why."""
 
 
-def write_state(folder: Path, step: int, state: State) -> None:
-    """Put the state after `step` inner steps on disk, whole or not at all; drop old ones.
+def write_state(folder: Path, step: int, state: State, num_kept: int = 2) -> None:
+    """Put the state after `step` inner steps on disk, whole or not at all; drop older ones.
+
+    `num_kept` are left: the newest may be ahead of the rows that reached the driver before it died.
 
     `state` nests dicts with string keys around tensors, numbers, texts, booleans and None; its
     `version` is that of the outer parameters which the task began from.
@@ -50,10 +50,20 @@ def write_state(folder: Path, step: int, state: State) -> None:
     data = safetensors.torch.save(tensors, {TREE: tree})
     checksum = hashlib.sha256(data).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"state-{step:012d}-{checksum}.safetensors", data)
-    for old in sorted(_states(folder))[:-NUM_KEPT]:
-        with contextlib.suppress(OSError):
-            old[1].unlink(missing_ok=True)
+    path = folder / f"state-{step:012d}-{checksum}.safetensors"
+    write_atomic(path, data)
+    others = sorted((found, other) for found, other in _states(folder) if other != path)
+    kept = [other for other in others if other[0] < step][1 - num_kept :]
+    for old in others:
+        if old not in kept:
+            _remove(old[1])
+
+
+def drop_states_after(folder: Path, step: int) -> None:
+    """Remove the states after more than `step` inner steps, which are to be taken again."""
+    for found, path in list(_states(folder)):
+        if found > step:
+            _remove(path)
 
 
 def state_steps(folder: Path) -> list[int]:
@@ -95,6 +105,11 @@ def _states(folder: Path) -> Iterator[tuple[int, Path]]:
     for path in folder.iterdir():
         if (match := NAME.fullmatch(path.name)) and path.is_file() and not path.is_symlink():
             yield int(match[1]), path
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _is_sound(path: Path) -> bool:

@@ -113,6 +113,8 @@ class Trainer:
         Ends before `until` when a budget is used up: see `spent`.
         """
         every = self.experiment.checkpoint.every
+        if self.version < until:
+            self._books.trajectories.remove_from(self.version)
         try:
             while self.version < until and not self.spent():
                 self.outer_step(until)
@@ -152,9 +154,9 @@ class Trainer:
         self._books.trajectories.commit(self.version, journals)
         self._between_steps = False
         updates = self._backend.commit(commit)
-        staleness = [self.version - record.spec.version for record in records]
+        staleness = [self._schedule.staleness(record.spec) for record in records]
         self._count(records, commit)
-        self._schedule.close(ended)
+        self._schedule.close(ended, moved=bool(commit.accepted))
         self.version += 1
         wall_s = time.monotonic() - begun
         self._books.counters.train_s += wall_s
@@ -266,7 +268,7 @@ class Trainer:
     def _commit_of(self, ended: Mapping[TaskKey, TaskRecord]) -> Commit:
         accepted = {}
         for key, record in sorted(ended.items()):
-            weight = self._schedule.weight(self.version - record.spec.version)
+            weight = self._schedule.weight(self._schedule.staleness(record.spec))
             if record.finite and weight:
                 accepted[key] = Accepted(record.spec.attempt, record.num_parts, weight)
         return Commit(

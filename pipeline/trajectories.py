@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.files import atomic_folder, disk_errors, remove_leftovers
+from pipeline.files import atomic_folder, disk_errors, remove, remove_leftovers
 from pipeline.journal import COMPRESSION, FILE_SCHEMA, TaskJournal
 from pipeline.messages import TRAJECTORY_SCHEMA
 
@@ -49,6 +49,13 @@ class TrajectoryWriter:
                 with _open_parquet(partition / f"part-{number:05d}.parquet") as writer:
                     for rows in _row_groups(stretch):
                         writer.write_table(rows, row_group_size=ROW_GROUP)
+
+    def remove_from(self, meta_step: int) -> None:
+        """Remove the partitions from `meta_step` on, of outer steps that are to be taken again."""
+        with self._disk_errors():
+            for entry in self._folder.glob("meta_step=*"):
+                if int(entry.name.partition("=")[2]) >= meta_step:
+                    remove(entry)
 
     def _partition(self, meta_step: int) -> Path:
         return self._folder / f"meta_step={meta_step:06d}"

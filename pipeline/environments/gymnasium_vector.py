@@ -92,8 +92,9 @@ class GymnasiumEnvironment:
         try:
             yield
         except Exception as error:
+            reason = " ".join(str(error).split())[:200]
             raise EnvironmentFailedError(
-                f"environment {self.name}: {doing} raised {type(error).__name__}: {error}"
+                f"environment {self.name}: {doing} raised {type(error).__name__}: {reason}"
             ) from error
 
 

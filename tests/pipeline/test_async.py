@@ -71,7 +71,7 @@ def test_every_task_is_part_of_one_outer_step_whatever_ends_first(seed, apply_ev
                 ended.append(running.pop(random.randrange(len(running))))
         keys = [spec.key for spec in ended]
         assert schedule.oldest_open(keys) <= min([s.meta_step for s in running], default=10**9)
-        schedule.close(keys)
+        schedule.close(keys, moved=True)
         counted += keys
         # A run that is resumed here hands out the same tasks.
         resumed = AsyncSchedule(
@@ -121,6 +121,20 @@ def test_a_task_that_comes_too_late_is_dropped_or_counts_less(tmp_path, stale):
     assert results[100][1].counters.stale == 0
     assert not np.array_equal(results[0][0], results[100][0])
     assert books.metrics.points[-1][1]["fault/stale_tasks"] == books.counters.stale
+
+
+@pytest.mark.parametrize(("running", "apply_every", "bound"), [(8, 1, 4), (16, 2, 4), (4, 1, 0)])
+def test_many_tasks_under_way_cannot_make_all_of_each_other_stale(running, apply_every, bound):
+    schedule = AsyncSchedule(asynchronous(apply_every=apply_every, max_staleness=bound), 0, {})
+    source, open_tasks, moves = schedule.specs(200), deque(), 0
+    for _ in range(200):
+        while len(open_tasks) < running and (spec := next(source, None)):
+            open_tasks.append(spec)
+        ended = [open_tasks.popleft() for _ in range(apply_every)]
+        counted = [spec for spec in ended if schedule.weight(schedule.staleness(spec))]
+        schedule.close([spec.key for spec in ended], moved=bool(counted))
+        moves += bool(counted)
+    assert moves > 200 * min(1, (bound + 1) * apply_every / running) / 2
 
 
 def test_weights_fall_with_staleness_beyond_the_bound():

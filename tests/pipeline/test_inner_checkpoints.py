@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from pipeline.journal import TaskJournal
 from pipeline.local import LocalBackend
 from pipeline.server import Start
 from pipeline.trajectories import read_trajectories
@@ -186,6 +187,23 @@ def test_a_meta_test_goes_on_in_the_middle_of_an_adaptation(tmp_path):
         assert (one.method, one.task, one.metrics) == (other.method, other.task, other.metrics)
     assert sum(segment.rows.num_rows for segment in again) <= 4 * 40 - 2 * 51 + EVERY + 2
     assert list((tmp_path / "parts" / "in_flight").iterdir()) == []
+
+
+def test_a_driver_may_be_some_segments_behind_its_worker(tmp_path):
+    """A checkpoint after each segment: what the driver holds is still one to go on from."""
+    from pipeline.messages import BACKPRESSURE_SEGMENTS, TaskSpec
+    from pipeline.network import initial_outer_parameters
+    from pipeline.workers import make_worker
+
+    experiment = long(inner={"num_steps": 40, "segment_steps": 2, "checkpoint_every": 2})
+    folder = tmp_path / "step-000000-task-000000"
+    spec = TaskSpec(0, 0, 0, "train", 0, folder=str(folder))
+    stream = make_worker(experiment).run(spec, [initial_outer_parameters(experiment).numpy()])
+    segments = [next(stream) for _ in range(14)]
+    journal = TaskJournal(folder)
+    for segment in segments[: -BACKPRESSURE_SEGMENTS - 1]:
+        journal.add(segment.rows)
+    assert journal.resume_point() == (journal.num_rows, 0)
 
 
 @pytest.mark.ray

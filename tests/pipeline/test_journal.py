@@ -102,6 +102,19 @@ def test_a_torn_file_of_rows_ends_what_is_there(tmp_path, caplog):
     second.write_bytes(second.read_bytes()[:-20])
     assert TaskJournal.open(tmp_path / "task").num_rows == 10
     assert "is damaged" in caplog.text
+    assert len(list((tmp_path / "task").iterdir())) == 1  # the third would follow other rows
+
+
+def test_a_damaged_page_of_rows_is_found_before_it_is_needed(tmp_path, caplog):
+    journal = TaskJournal(tmp_path / "task")
+    add(journal, 500)
+    journal.sync()
+    (path,) = (tmp_path / "task").iterdir()
+    data = bytearray(path.read_bytes())
+    data[40:90] = bytes(50)
+    path.write_bytes(bytes(data))
+    assert TaskJournal.open(tmp_path / "task").num_rows == 0
+    assert "is damaged" in caplog.text
 
 
 def test_a_checkpoint_is_used_only_if_all_rows_before_it_are_there(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.task_states import (
     DamagedStateError,
+    drop_states_after,
     read_state,
     state_header,
     state_steps,
@@ -48,10 +49,25 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert state_header(tmp_path, 12)["version"] == 7
 
 
-def test_the_newest_two_are_kept(tmp_path):
+def test_the_newest_are_kept(tmp_path):
     for step in (5, 10, 15):
         write_state(tmp_path, step, STATE)
     assert state_steps(tmp_path) == [10, 15]
+    for step in (20, 25):
+        write_state(tmp_path, step, STATE, num_kept=4)
+    assert state_steps(tmp_path) == [10, 15, 20, 25]
+
+
+def test_a_new_attempt_is_not_pruned_for_what_a_dead_one_left(tmp_path):
+    for step in (300, 400):
+        write_state(tmp_path, step, STATE)
+    write_state(tmp_path, 100, STATE | {"version": 8})
+    assert state_steps(tmp_path) == [100]
+    write_state(tmp_path, 100, STATE | {"version": 9})
+    assert state_header(tmp_path, 100)["version"] == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    drop_states_after(tmp_path, 99)
+    assert state_steps(tmp_path) == []
 
 
 @settings(deadline=None, max_examples=80)

@@ -119,6 +119,14 @@ def test_a_step_without_rows_has_an_empty_partition(tmp_path):
     assert len(os.listdir(tmp_path / "trajectories")) == 2
 
 
+def test_partitions_of_steps_that_are_taken_again_go_first(tmp_path):
+    writer = TrajectoryWriter(tmp_path / "trajectories")
+    for meta_step in range(4):
+        writer.commit(meta_step, [journal(tmp_path / "task", meta_step, 0, 5)])
+    writer.remove_from(2)
+    assert sorted(os.listdir(tmp_path / "trajectories")) == ["meta_step=000000", "meta_step=000001"]
+
+
 def test_reading_chooses_columns_and_partitions(tmp_path):
     writer = TrajectoryWriter(tmp_path / "trajectories")
     for meta_step in range(12):
