@@ -54,7 +54,7 @@ class EnvironmentsConfig(Section):
     timeout_s: float = Field(
         60.0,
         ge=0,
-        le=1e6,
+        le=1_000_000,
         description="Seconds that a step of all copies, or a reset, may take before the task is "
         "given up; 0: no limit.",
     )

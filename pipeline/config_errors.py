@@ -129,5 +129,8 @@ def _expected(field: FieldInfo | None) -> str:
         return f"{', '.join(others)} or {last}"
     word = TYPES[get_origin(kind) or kind]  # type: ignore[index]  # every field has a type
     limits = field.metadata if field is not None else []
+    if get_origin(kind) is tuple:  # of names, which are counted, not their characters
+        least = [m.min_length for m in limits if isinstance(m, annotated_types.MinLen)]
+        return f"{word}, {least[0]} at least" if least else word
     bounds = " and ".join(BOUNDS[type(m)].format(m) for m in limits if type(m) in BOUNDS)
     return f"{word} {bounds}".strip()

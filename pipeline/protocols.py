@@ -38,16 +38,28 @@ LEARNER_KEYS = (
     "inner.num_steps",
     "inner.epochs",
     "inner.segment_steps",
+    "inner.checkpoint_every",
+    "inner.snapshot_every",
     "data.num_train_tasks",
     "datasets.names",
     "environments.num_train",
     "environments.games",
     "environments.threads",
     "environments.timeout_s",
+    "environments.restart_at_checkpoints",
 )
-WORK_KEYS = ("inner.segment_steps", "environments.threads", "environments.timeout_s")
+WORK_KEYS = (
+    "inner.segment_steps",
+    "inner.checkpoint_every",
+    "inner.snapshot_every",
+    "environments.threads",
+    "environments.timeout_s",
+    "environments.restart_at_checkpoints",
+)
 LEARNER_SECTIONS = ("algorithm.", "outer.")
+DELAYED_KEYS = ("outer.delay", "outer.activation")  # which one outer optimizer alone knows
 LEARNER_META_KEYS = ("meta.num_steps", "meta.batch_size")
+ASYNC_KEYS = ("meta.mode", "meta.apply_every", "meta.max_staleness", "meta.stale")
 
 
 def protocol_of(
@@ -71,6 +83,8 @@ def protocol_of(
         }
         env_steps = planned_env_steps(experiment, experiment.evaluation.num_steps)
         fixed = {"env_steps": env_steps, "data.digest": data_digest}
+        if experiment.inner.checkpoint_every and experiment.environments.restart_at_checkpoints:
+            fixed["new episodes every"] = experiment.inner.checkpoint_every  # inner steps
         return kept | fixed | {"test_tasks": list(test_tasks)}
     if experiment.task.kind not in EPISODE_KINDS:
         kept = {
@@ -93,7 +107,8 @@ def protocol_of(
 
 def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
     """Return how `experiment` learns in `outer_steps`, its seed apart; and how it answers."""
-    keys = LEARNER_META_KEYS + tuple(key for key in LEARNER_KEYS if key not in WORK_KEYS)
+    keys = LEARNER_META_KEYS + (ASYNC_KEYS if experiment.meta.mode == "async" else ())
+    keys += tuple(key for key in LEARNER_KEYS if key not in WORK_KEYS)
     sections: tuple[str, ...] = LEARNER_SECTIONS
     if experiment.task.kind in EPISODE_KINDS:
         keys += (*EPISODE_LEARNER_KEYS, "evaluation.num_steps")
@@ -103,6 +118,8 @@ def learner_of(experiment: Experiment, outer_steps: int) -> dict[str, Any]:
         for key, value, _ in field_rows(experiment)
         if key in keys or key.startswith(sections)
     }
+    if experiment.outer.optimizer != "delayed-nesterov":  # or older runs would be other methods
+        settings = {key: value for key, value in settings.items() if key not in DELAYED_KEYS}
     if experiment.task.kind in EPISODE_KINDS:
         settings["transductive"] = is_transductive(experiment)
     # What was done, not what was planned: a run that has not ended can be meta-tested too.

@@ -37,12 +37,15 @@ class ControlPool:
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        """Check that the environment can be made; BadInputError names `environments.name`."""
+        """Check that the environment can be made; BadInputError names the key to blame."""
         self._experiment = experiment
         self._config = experiment.environments
         self.source = f"gymnasium {version('gymnasium')}"
         try:
             self.physics("train", 0)
+        except BadInputError as error:
+            raise BadInputError(f"environments.vary={list(self._config.vary)}: {error}") from None
+        try:
             environment = self._make({}, num_envs=1)
         except BadInputError as error:
             raise BadInputError(f"environments.name={self._config.name}: {error}") from None

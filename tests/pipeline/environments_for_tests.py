@@ -32,7 +32,7 @@ class Failing(gymnasium.Env):
     def step(self, action):
         self.num_steps += 1
         if self.num_steps == FAILS_AT:
-            raise FloatingPointError("the wheel came off")
+            raise FloatingPointError("the wheel\ncame off")
         return np.zeros(3, np.float32), 1.0, False, False, {}
 
 

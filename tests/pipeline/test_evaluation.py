@@ -123,6 +123,9 @@ def test_protocol_holds_the_test_and_learner_the_training():
     assert of(seed=5) == (protocol | {"seed": 5}, learner)
     elsewhere = {"workers": {"count": 9}, "inner": {"segment_steps": 3}}
     assert of(**elsewhere) == (protocol, learner)
+    assert "outer.delay" not in learner  # which runs of earlier versions do not know
+    delayed = of(outer={"optimizer": "delayed-nesterov", "delay": 3})[1]
+    assert (delayed["outer.delay"], delayed["outer.activation"]) == (3, 0)
 
 
 def test_learner_names_the_steps_that_were_taken_not_those_that_were_planned():
