@@ -7,6 +7,7 @@ Async: tasks are handed out without end, each with the newest parameters, and ev
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 from pipeline.config import Experiment
 from pipeline.messages import TaskKey, TaskSpec
 from pipeline.tasks import sample_meta_batch
+
+logger = logging.getLogger(__name__)
 
 MAX_MOVES = 10_000  # a task that is staler is no staler than that
 
@@ -182,5 +185,15 @@ class AsyncSchedule:
 def make_schedule(experiment: Experiment, version: int, state: dict[str, Any]) -> Schedule:
     """Return the schedule that `meta.mode` names, at `version`, as a checkpoint's `state` says."""
     if experiment.meta.mode == "async":
-        return AsyncSchedule(experiment, version, state)
+        schedule = AsyncSchedule(experiment, version, state)
+        workers, bound = experiment.workers, experiment.meta.max_staleness
+        staleness = workers.count * workers.queue_depth / schedule.num_per_step
+        if staleness > bound + 1:
+            logger.warning(
+                "about %.0f outer steps pass while a task runs (workers.count x "
+                "workers.queue_depth / meta.apply_every), more than meta.max_staleness=%d: many "
+                "tasks will be too stale",
+                *(staleness, bound),
+            )
+        return schedule
     return SyncSchedule(experiment, version)

@@ -137,6 +137,16 @@ def test_many_tasks_under_way_cannot_make_all_of_each_other_stale(running, apply
     assert moves > 200 * min(1, (bound + 1) * apply_every / running) / 2
 
 
+def test_more_tasks_under_way_than_may_be_stale_are_warned_of(caplog):
+    make_schedule(asynchronous(), 0, {})
+    assert not caplog.records
+    crowded = tiny(
+        meta={"mode": "async", "apply_every": 1, "max_staleness": 1}, workers={"count": 8}
+    )
+    make_schedule(crowded, 0, {})
+    assert "about 16 outer steps pass while a task runs" in caplog.text
+
+
 def test_weights_fall_with_staleness_beyond_the_bound():
     drop = make_schedule(asynchronous(max_staleness=2), 0, {})
     less = make_schedule(asynchronous(max_staleness=2, stale="downweight"), 0, {})
