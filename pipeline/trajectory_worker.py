@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Protocol, TypeVar
+
+import torch
 
 from algorithms.inner_loop import InnerLoop
 from pipeline.aggregator import Array
@@ -12,9 +16,19 @@ from pipeline.errors import EnvironmentFailedError
 from pipeline.learners import inner_optimizer, trajectory_learner
 from pipeline.messages import Segment, TaskSpec
 from pipeline.seeding import derive_seed
+from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.task_run import TaskRun
 from pipeline.tasks import task_family
 from pipeline.worker import Worker
+
+T = TypeVar("T")
+
+
+class InTime(Protocol):
+    """Does a part of a task; EnvironmentFailedError if an environment hangs in it."""
+
+    def __call__(self, function: Callable[[], T]) -> T:
+        """Return what `function` returns."""
 
 
 class TrajectoryWorker(Worker):
@@ -30,7 +44,17 @@ class TrajectoryWorker(Worker):
 
         A task whose environment fails or hangs ends there, in a segment that says so.
         """
-        run = TaskRun(
+        with self._time_limit() as in_time:
+            run = in_time(partial(self._begun, spec, params))
+            segments = run.segments()
+            try:
+                while (segment := in_time(partial(next, segments, None))) is not None:
+                    yield segment
+            except EnvironmentFailedError as error:
+                yield run.failed(str(error))
+
+    def _begun(self, spec: TaskSpec, params: Sequence[Array]) -> TaskRun:
+        return TaskRun(
             spec,
             self.family.task_name(spec.split, spec.task_id),
             self.begin(spec, params),
@@ -39,10 +63,24 @@ class TrajectoryWorker(Worker):
             partial(self._pieces, spec),
             renew=self.experiment.environments.restart_at_checkpoints,
         )
+
+    @contextmanager
+    def _time_limit(self) -> Iterator[InTime]:
+        """Give what does a part of a task, and gives it up where an environment hangs in it."""
+        timeout_s = self.experiment.environments.timeout_s
+        if self.experiment.task.kind not in ENVIRONMENT_KINDS or not timeout_s:
+            yield _at_once
+            return
+        from pipeline.environments import TimedThread  # slow to import, and wanted here alone
+
+        thread = TimedThread(timeout_s)
         try:
-            yield from run.segments()
-        except EnvironmentFailedError as error:
-            yield run.failed(str(error))
+            thread.run(partial(torch.set_num_threads, self.experiment.workers.threads))
+            yield thread.run
+        finally:
+            thread.end()
+            if thread.is_abandoned:  # what hangs may hold the model till the process ends
+                self._build_model()
 
     def begin(self, spec: TaskSpec, params: Sequence[Array]) -> InnerLoop:
         """Return the inner loop on the task from `params`, before its first step."""
@@ -64,3 +102,7 @@ class TrajectoryWorker(Worker):
             return derive_seed(self.experiment.seed, "task", spec.meta_step, spec.index)
         # The same minibatches for every method and at every version.
         return derive_seed(self.experiment.seed, "evaluate", spec.task_id, spec.repeat)
+
+
+def _at_once(function: Callable[[], T]) -> T:
+    return function()

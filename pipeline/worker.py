@@ -41,9 +41,12 @@ class Worker(ABC):
         torch.set_num_threads(experiment.workers.threads)
         self.experiment = experiment
         self.device = choose_device(experiment.workers.device)
-        self.model, self.vector = build_network(experiment, self.device)
-        self.layout = outer_layout(experiment, self.vector)
         self.precision = PRECISIONS[experiment.inner.precision]
+        self._build_model()
+        self.layout = outer_layout(experiment, self.vector)
+
+    def _build_model(self) -> None:
+        self.model, self.vector = build_network(self.experiment, self.device)
         self._buffers = capture_buffers(self.model)
 
     @abstractmethod

@@ -10,7 +10,7 @@ from pipeline.environments.atari import (
 )
 from pipeline.environments.control import PHYSICS, draw_physics, make_environment
 from pipeline.environments.episodes import EpisodeStatistics, FinishedEpisodes
-from pipeline.environments.timed import TimedEnvironment
+from pipeline.environments.timed import TimedEnvironment, TimedThread
 from pipeline.environments.vector import (
     BoxActions,
     DiscreteActions,
@@ -30,6 +30,7 @@ __all__ = [
     "EpisodeStatistics",
     "FinishedEpisodes",
     "TimedEnvironment",
+    "TimedThread",
     "Transition",
     "VectorEnvironment",
     "WatchedControl",

@@ -86,9 +86,6 @@ class EnvironmentFamily:
         )
 
     def _environment(self, split: Split, task_id: int) -> VectorEnvironment:
-        """Return the environment of a task, given up where it takes too long."""
-        make = partial(self._pool.make, split, task_id)
-        timeout_s = self._experiment.environments.timeout_s
-        if not timeout_s:
-            return make()
-        return TimedEnvironment(make, self.task_name(split, task_id), timeout_s)
+        """Return the environment of a task, which can be given up where it hangs."""
+        environment = self._pool.make(split, task_id)
+        return TimedEnvironment(environment, self.task_name(split, task_id))

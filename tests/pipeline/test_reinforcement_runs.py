@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pipeline.config import build_experiment
 from pipeline.errors import BadInputError, TaskFailedError
 from pipeline.evaluation import Evaluation
 from pipeline.local import LocalBackend
+from pipeline.messages import TaskSpec
 from pipeline.network import build_network, initial_outer_parameters
 from pipeline.plots import plot_evaluation
 from pipeline.protocols import learner_of, protocol_of
@@ -23,6 +25,7 @@ from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tasks.environment_pools import ControlPool
 from pipeline.trajectories import read_trajectories
+from pipeline.trajectory_worker import TrajectoryWorker
 from tests.pipeline.environments_for_tests import FAILING, FAILS_AT, HANGING, atari, control
 from tests.pipeline.runs_for_tests import make_trainer, parameters
 
@@ -183,6 +186,51 @@ def test_a_task_whose_environment_hangs_is_left_out_counted_and_named(
     assert {c.task for c in curves if c.method == "leap"} == {
         c.task for c in curves if c.method == "scratch"
     }
+
+
+def test_what_hangs_has_no_part_in_the_task_after_it():
+    """It holds the model that it was given for as long as it hangs."""
+    experiment = control(environments={"timeout_s": 0.2})
+    params = [initial_outer_parameters(experiment).numpy()]
+    worker, let_go = TrajectoryWorker(experiment), threading.Event()
+    model, make = worker.model, worker.family._pool.make
+
+    def make_one_that_hangs(split, number):
+        environment = make(split, number)
+        environment.step = lambda actions: let_go.wait()
+        return environment
+
+    worker.family._pool.make = make_one_that_hangs
+    (failed,) = worker.run(TaskSpec(0, 0, 0, "train", 0), params)
+    worker.family._pool.make = make
+    assert "#train-0: step took over 0.2 s" in failed.failure
+    assert worker.model is not model
+    after = list(worker.run(TaskSpec(0, 1, 1, "train", 0), params))
+    let_go.set()
+    alone = list(TrajectoryWorker(experiment).run(TaskSpec(0, 1, 1, "train", 0), params))
+    for one, other in zip(after, alone, strict=True):
+        assert one.rows["loss"].equals(other.rows["loss"])
+        for mine, theirs in zip(one.pieces[0], other.pieces[0], strict=True):
+            np.testing.assert_array_equal(mine.values, theirs.values)
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_a_time_limit_changes_no_bit_of_a_task(name):
+    found = []
+    for timeout_s in (0, 60):
+        experiment = control(
+            environments={"timeout_s": timeout_s}, agent={"name": name}, workers={"threads": 1}
+        )
+        params = [initial_outer_parameters(experiment).numpy()]
+        worker = TrajectoryWorker(experiment)
+        segments = list(worker.run(TaskSpec(0, 0, 0, "test", 0, method="leap"), params))
+        segments += list(worker.run(TaskSpec(0, 1, 1, "train", 0), params))
+        found.append((segments, worker.vector.values.clone()))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        for column in ("loss", "grad_norm", "path_length", "env_steps", "episode_return"):
+            assert one.rows[column].equals(other.rows[column])
+        assert one.metrics == other.metrics
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def fail(backend, *task_ids):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import pytest
 
-from pipeline.environments import AtariEnvironment, TimedEnvironment, make_environment
-from pipeline.errors import BadInputError, EnvironmentFailedError
+from pipeline.environments import (
+    AtariEnvironment,
+    TimedEnvironment,
+    TimedThread,
+    make_environment,
+)
+from pipeline.errors import EnvironmentFailedError
 from tests.pipeline.environments_for_tests import FAILING, failing_environment
 
 MAKERS = {
@@ -17,6 +23,7 @@ MAKERS = {
     "Pendulum": partial(make_environment, "Pendulum-v1", 2),
     "pong": partial(AtariEnvironment, "pong", 2),
 }
+NO_ACTION = np.zeros(1)
 
 
 class Hanging:
@@ -24,30 +31,53 @@ class Hanging:
 
     num_envs, observation_shape, observation_dtype, action_space = 1, (3,), np.float32, None
 
-    def __init__(self) -> None:
-        self.hangs_at = ""
+    def __init__(self, hangs_at: str = "") -> None:
+        self.hangs_at = hangs_at
         self.let_go = threading.Event()
-        self.threads: set[str] = set()
+        self.asked: list[str] = []
+        self.threads: set[int] = set()
         self.ended_by: BaseException | None = None
 
     def reset(self, seed):
-        return self._do("reset")
+        return self.hang("reset")
 
     def step(self, actions):
-        return self._do("step")
+        return self.hang("step")
 
     def close(self):
-        self._do("close")
+        self.hang("close")
 
-    def _do(self, what):
-        self.threads.add(threading.current_thread().name)
+    def hang(self, what):
+        """Loop in Python, and catch what an environment may catch."""
+        self.asked.append(what)
+        self.threads.add(threading.get_ident())
         try:
             while what == self.hangs_at and not self.let_go.is_set():
-                pass
+                with suppress(Exception):
+                    pass
         except BaseException as error:
             self.ended_by = error
             raise
         return what
+
+
+class Asleep(Hanging):
+    """Hangs where no Python runs, and so cannot be ended; catches more than it may."""
+
+    def hang(self, what):
+        if what == self.hangs_at:
+            with suppress(BaseException):
+                self.let_go.wait()
+        return what
+
+
+@pytest.fixture
+def thread():
+    thread = TimedThread(0.05)
+    yield thread
+    thread.end()
+    thread._thread.join(60)
+    assert not thread._thread.is_alive()
 
 
 def play(environment, actions):
@@ -61,89 +91,84 @@ def play(environment, actions):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_limit_changes_no_bit(name):
-    plain, timed = MAKERS[name](), TimedEnvironment(MAKERS[name], name, 60)
+    plain, timed = MAKERS[name](), TimedEnvironment(MAKERS[name](), name)
     assert timed.action_space == plain.action_space
     draw = np.random.default_rng(0)
     actions = draw.integers(2, size=(40, plain.num_envs))
     if name == "Pendulum":
         actions = draw.normal(size=(40, 2, 1)).astype(np.float32)
-    for one, other in zip(play(timed, actions), play(plain, actions), strict=True):
+    thread = TimedThread(60)
+    played = thread.run(partial(play, timed, actions))
+    thread.end()
+    for one, other in zip(played, play(plain, actions), strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
 
 
-@pytest.mark.parametrize("doing", ["reset", "step"])
-def test_what_hangs_is_given_up_named_and_left_alone(doing):
-    hanging = Hanging()
-    environment = TimedEnvironment(lambda: hanging, "Wheel-v0", 0.05)
-    thread = environment._thread
-    assert environment.reset(0) == "reset"
-    hanging.hangs_at = doing
+@pytest.mark.parametrize("doing", ["reset", "step", "close"])
+def test_what_hangs_is_given_up_named_and_left_alone(thread, doing):
+    hanging = Hanging(doing)
+    environment = TimedEnvironment(hanging, "Wheel-v0")
+    work = {"reset": partial(environment.reset, 0), "step": partial(environment.step, NO_ACTION)}
     expected = rf"^environment Wheel-v0: {doing} took over 0\.05 s \(environments\.timeout_s\)$"
     with pytest.raises(EnvironmentFailedError, match=expected):
-        environment.reset(0) if doing == "reset" else environment.step(np.zeros(1))
-    thread.join(60)  # the loop was ended from outside
-    assert not thread.is_alive()
+        thread.run(work.get(doing, environment.close))
+    assert thread.is_abandoned
+    thread._thread.join(60)  # the loop was ended from outside
+    assert not thread._thread.is_alive()
     assert hanging.ended_by is not None
     with pytest.raises(EnvironmentFailedError, match="Wheel-v0 was given up before step"):
-        environment.step(np.zeros(1))
-    hanging.threads.clear()
+        environment.step(NO_ACTION)
     environment.close()
-    assert not hanging.threads  # close never reached it
+    assert hanging.asked == [doing]
 
 
-def test_an_answer_that_comes_too_late_is_no_ones():
-    """Where the hang is no Python, as in a sleep, the thread cannot be ended."""
-    hanging = Hanging()
-    environment = TimedEnvironment(lambda: hanging, "Wheel-v0", 0.05)
-    hanging._do = lambda what: hanging.let_go.wait()
+def test_what_comes_back_too_late_goes_no_further(thread):
+    """Nothing after the call runs beside what is done in the meantime, though it was caught."""
+    asleep, went_on = Asleep("step"), []
+    environment = TimedEnvironment(asleep, "Wheel-v0")
+
+    def work():
+        with suppress(Exception):
+            environment.step(NO_ACTION)
+        went_on.append(True)
+
     with pytest.raises(EnvironmentFailedError):
-        environment.step(np.zeros(1))
-    hanging.let_go.set()
-    environment._thread.join(60)
-    assert not environment._thread.is_alive()
-    with pytest.raises(EnvironmentFailedError, match="given up"):
-        environment.reset(0)
+        thread.run(work)
+    asleep.let_go.set()
+    thread._thread.join(60)
+    assert not thread._thread.is_alive()
+    assert not went_on
 
 
-def test_a_close_that_hangs_is_a_warning(caplog):
+def test_only_a_single_call_that_takes_too_long_is_given_up():
+    """Not many that take longer together."""
+    slow, thread = Hanging(), TimedThread(1)
+    slow.step = lambda actions: slow.let_go.wait(0.2)
+    environment = TimedEnvironment(slow, "Wheel-v0")
+    thread.run(lambda: [environment.step(NO_ACTION) for _ in range(12)])
+    assert not thread.is_abandoned
+    thread.end()
+
+
+def test_all_is_done_on_one_thread_and_elsewhere_there_is_no_limit(thread):
     hanging = Hanging()
-    environment = TimedEnvironment(lambda: hanging, "Wheel-v0", 0.05)
-    hanging.hangs_at = "close"
-    environment.close()
-    assert "environment Wheel-v0: close took over 0.05 s" in caplog.text
+    environment = TimedEnvironment(hanging, "Wheel-v0")
+    thread.run(partial(environment.reset, 0))
+    thread.run(partial(environment.step, NO_ACTION))
+    assert hanging.threads == {thread._thread.ident}
+    environment.close()  # by whoever drops it
+    assert hanging.threads == {thread._thread.ident, threading.get_ident()}
 
 
-def test_all_is_done_on_one_thread_which_ends_with_the_environment():
-    hanging = Hanging()
-    made_on = []
-    environment = TimedEnvironment(
-        lambda: made_on.append(threading.current_thread().name) or hanging, "Wheel-v0", 60
-    )
-    environment.reset(0)
-    environment.step(np.zeros(1))
-    environment.close()
-    assert hanging.threads == set(made_on) == {"environment Wheel-v0"}
-    environment._thread.join(60)
-    assert not environment._thread.is_alive()
-
-
-def test_errors_are_those_of_the_environment():
-    environment = TimedEnvironment(failing_environment, FAILING, 60)
-    environment.reset(0)
+def test_errors_are_those_of_the_environment(thread):
+    environment = TimedEnvironment(failing_environment(), FAILING)
+    thread.run(partial(environment.reset, 0))
     with pytest.raises(ValueError, match="actions are"):
-        environment.step(np.zeros(7, np.int64))
+        thread.run(partial(environment.step, np.zeros(7, np.int64)))
+    step = partial(environment.step, np.zeros(3, np.int64))
     for _ in range(6):
-        environment.step(np.zeros(3, np.int64))
+        thread.run(step)
     with pytest.raises(EnvironmentFailedError, match="the wheel came off"):
-        environment.step(np.zeros(3, np.int64))
-    environment.close()
-
-
-def test_one_that_cannot_be_made_leaves_no_thread():
-    with pytest.raises(BadInputError, match="no environment is registered"):
-        TimedEnvironment(partial(make_environment, "Nothing-v0", 1), "Nothing-v0", 60)
-    for thread in threading.enumerate():
-        if thread.name == "environment Nothing-v0":
-            thread.join(60)
-            assert not thread.is_alive()
+        thread.run(step)
+    assert not thread.is_abandoned
