@@ -1,9 +1,11 @@
 """`outerloop bench atari`: env steps a second of whole A2C tasks, against what could be and a peer.
 
-Ours is what a task worker does with a task of `task.kind=atari`: it loads the game, acts, learns
-and keeps its figures; one single-threaded process for each of two cores, without Ray, whose cost
-`bench pipeline` measures. An env step is one action in one copy of the game: four frames. All of
-this takes turns in one run, so that a machine that is busy in between slows all; medians count.
+Ours is what a task worker does in the midst of a long task of `task.kind=atari`: it acts, learns,
+folds and hands out segments; one single-threaded process for each of two cores, without Ray, whose
+cost `bench pipeline` measures. Loading the game is not in it but told apart (`task_start_s`): ALE
+takes seconds for it, whatever the length of the task. An env step is one action in one copy of the
+game: four frames. All of this takes turns in one run, so that a machine that is busy in between
+slows all; medians count.
 
 The bound is what ALE and the network allow together, on the same two cores:
 
@@ -22,6 +24,7 @@ most on a machine that others use too.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
@@ -33,25 +36,27 @@ from torch import Tensor
 
 from jobs import catalog
 from jobs.bench import atari_peer
-from jobs.bench.inner_loop import worker_loop
 from jobs.bench.measured_process import MeasuredProcess, Take, steps_per_second
 from pipeline.config import Experiment
 from pipeline.environments import AtariEnvironment
 from pipeline.errors import BadInputError
 from pipeline.learners import inner_optimizer
 from pipeline.memory import keep_freed_memory
-from pipeline.network import build_network
+from pipeline.messages import TaskSpec
+from pipeline.network import build_network, initial_outer_parameters
 from pipeline.tasks.environment_pools import atari_options
 from pipeline.tasks.shapes import task_shape
+from pipeline.trajectory_worker import TrajectoryWorker
 from pipeline.worker import PRECISIONS
 
 NOT_INSTALLED = "not installed: pip install 'outerloop[bench]'"
 CORES = 2
+LONG = 1_000_000  # inner steps of a task: as good as without end
 
 
 def run(
     game: str = "breakout",
-    num_steps: int = 100,
+    num_steps: int = 50,
     repeats: int = 5,
     overrides: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def run(
 
     Args:
         game: What is played.
-        num_steps: Inner steps of a task, and of one measurement.
+        num_steps: Inner steps of a segment, and of one measurement.
         repeats: Measurements of each kind.
         overrides: Changes to the experiment `leap-atari-small`, as on the command line.
 
@@ -78,16 +83,21 @@ def run(
     figures = reported(experiment, rates)
     if atari_peer.is_installed():
         figures["peer_version"] = atari_peer.installed_version()
-    return figures | {"repeats": repeats, "inner_steps_per_measurement": num_steps}
+    return figures | {
+        "task_start_s": median(start_seconds(experiment) for _ in range(repeats)),
+        "repeats": repeats,
+        "inner_steps_per_measurement": num_steps,
+    }
 
 
 def bench_experiment(game: str, num_steps: int, overrides: tuple[str, ...] = ()) -> Experiment:
-    """Return tasks of `num_steps` inner steps on `game`, as the peer plays: no sticky actions."""
+    """Return a long task on `game`, in segments of `num_steps`, without sticky actions."""
     settings = [
         f"environments.games=[{game}]",
         f"environments.held_out=[{'breakout' if game == 'pong' else 'pong'}]",
         "environments.repeat_action_probability=0",
-        f"inner.num_steps={num_steps}",
+        f"inner.num_steps={LONG}",
+        f"inner.segment_steps={num_steps}",
         "workers.device=cpu",
     ]
     return catalog.load("leap-atari-small", [*settings, *overrides])
@@ -100,7 +110,7 @@ def env_steps(experiment: Experiment) -> int:
 
 def _rates(experiment: Experiment, cores: list[int], repeats: int) -> dict[str, list[float]]:
     """Return the env steps a second of each contestant in each repeat."""
-    steps = experiment.inner.num_steps
+    steps = experiment.inner.segment_steps
     with ExitStack() as stack:
 
         def start(threads: int, build: Any, *arguments: Any) -> MeasuredProcess:
@@ -108,7 +118,7 @@ def _rates(experiment: Experiment, cores: list[int], repeats: int) -> dict[str, 
 
         ours, ale, network = (
             [start(1, _pinned, build, experiment, [core]) for core in cores]
-            for build in (worker_loop, ale_loop, network_loop)
+            for build in (task_loop, ale_loop, network_loop)
         )
         two_threads = partial(ale_loop, num_threads=CORES)
         contestants = {
@@ -126,7 +136,7 @@ def _rates(experiment: Experiment, cores: list[int], repeats: int) -> dict[str, 
                 contestants[f"peer_threads_{threads}"] = [peer]
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for processes in contestants.values():
-            steps_per_second(processes, steps)  # a process is built while it is waited for
+            steps_per_second(processes, 1)  # a process is built while it is waited for
         for _ in range(repeats):
             for name, processes in contestants.items():
                 rate = steps_per_second(processes, steps)
@@ -141,14 +151,35 @@ def _pinned(build: Any, experiment: Experiment, cores: list[int]) -> Take:
     return take
 
 
+def task_loop(experiment: Experiment) -> Take:
+    """Return a task worker in the midst of its task; it takes whole segments."""
+    worker = TrajectoryWorker(experiment)
+    params = [initial_outer_parameters(experiment).numpy()]
+    segments = worker.run(TaskSpec(0, 0, 0, "train", version=0), params)
+
+    def take(num_steps: int) -> None:
+        for _ in range(num_steps // experiment.inner.segment_steps):
+            next(segments)
+
+    take(experiment.inner.segment_steps)
+    return take
+
+
+def start_seconds(experiment: Experiment) -> float:
+    """Return how long the environments of a task take to be there."""
+    start = time.perf_counter()
+    environment = _environment(experiment)
+    environment.reset(0)
+    environment.close()
+    return time.perf_counter() - start
+
+
 def ale_loop(experiment: Experiment, num_threads: int = 1) -> Take:
     """Return ALE's vector environment under random actions, by inner steps."""
-    config = experiment.environments
-    options = atari_options(config)
-    environment = AtariEnvironment(config.games[0], config.num_envs, options, num_threads)
+    environment = _environment(experiment, num_threads)
     environment.reset(0)
     generator = np.random.default_rng(0)
-    shape = (config.unroll, config.num_envs)
+    shape = (experiment.environments.unroll, environment.num_envs)
 
     def take(num_steps: int) -> None:
         for _ in range(num_steps):
@@ -157,6 +188,11 @@ def ale_loop(experiment: Experiment, num_threads: int = 1) -> Take:
 
     take(2)
     return take
+
+
+def _environment(experiment: Experiment, num_threads: int = 1) -> AtariEnvironment:
+    config = experiment.environments
+    return AtariEnvironment(config.games[0], config.num_envs, atari_options(config), num_threads)
 
 
 def network_loop(experiment: Experiment) -> Take:

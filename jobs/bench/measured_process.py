@@ -41,7 +41,10 @@ class MeasuredProcess:
         try:
             return float(self._connection.recv())
         except EOFError:
-            raise RuntimeError(f"the process of {self._process.name} failed") from None
+            self._process.join()
+            raise RuntimeError(
+                f"the process of {self._process.name} failed: exit code {self._process.exitcode}"
+            ) from None
 
     def __enter__(self) -> MeasuredProcess:
         return self

@@ -52,6 +52,28 @@ def test_images_of_bytes_are_scaled_to_fractions_and_memory_formats_agree(encode
     torch.testing.assert_close(plain(pixels.double() / 255), features)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_on_bytes_are_those_on_fractions(memory_format):
+    torch.manual_seed(0)
+    model = SmallAtariEncoder(in_channels=3, image_size=50).double()
+    pixels = images(2, 3, 50, 50).contiguous(memory_format=memory_format)
+
+    def gradients(inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(model(inputs).square().sum(), tuple(model.parameters()))
+
+    torch.testing.assert_close(gradients(pixels), gradients(pixels.double() / 255))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_channels_of_a_stack_of_colour_frames_keep_their_places(memory_format):
+    """A size that needs no cut takes the words of the images as they lie."""
+    torch.manual_seed(0)
+    model = NatureEncoder(in_channels=6, image_size=44).double()
+    pixels = images(2, 6, 44, 44).contiguous(memory_format=memory_format)
+
+    torch.testing.assert_close(model(pixels), model(pixels.double() / 255))
+
+
 @pytest.mark.parametrize(("encoder", "smallest"), [(SmallAtariEncoder, 20), (NatureEncoder, 36)])
 def test_images_may_be_as_small_as_the_convolutions_allow(encoder, smallest):
     assert encoder(1, smallest)(images(2, 1, smallest, smallest)).shape[0] == 2

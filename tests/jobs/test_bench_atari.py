@@ -23,6 +23,7 @@ def test_every_figure_is_measured():
     ale = max(figures[f"{part}_env_steps_per_s"] for part in parts[1:3])
     network = figures["network_two_processes_env_steps_per_s"]
     assert bound == pytest.approx(1 / (1 / ale + 1 / network))
+    assert figures["task_start_s"] > 0
     assert figures["ratio_to_bound"] == pytest.approx(ours / bound)
     one = figures["env_steps_per_s_one_worker"]
     assert figures["scaling_1_to_2"] == pytest.approx(ours / one)
