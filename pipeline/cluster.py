@@ -26,6 +26,7 @@ from pipeline.connection import NodeWatch, connect, disconnect, first_line, gpu_
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start
+from pipeline.task_states import DamagedStateError
 
 MAX_FOLDS = 64
 MAX_LOSSES_IN_A_ROW = 10  # workers that die without finishing one task in between
@@ -199,7 +200,9 @@ class RayBackend:
                 f"a worker could not start: {type(cause).__name__}: {first_line(cause)}"
             )
         spec, _ = slot.streams.popleft()
-        return [TaskFailure(spec, f"{type(cause).__name__}: {first_line(cause)}", False)]
+        if isinstance(cause, DamagedStateError):  # since the driver looked: an older one is left
+            return [TaskFailure(spec, first_line(cause), is_lost=True)]
+        return [TaskFailure(spec, f"{type(cause).__name__}: {first_line(cause)}", is_lost=False)]
 
     def _replace(self, slot: Slot, reason: str) -> list[Segment | TaskFailure]:
         self._check_node()
@@ -212,7 +215,7 @@ class RayBackend:
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._start_worker()
         return [
-            TaskFailure(spec, reason, worker_lost=True, begun=place == 0)
+            TaskFailure(spec, reason, is_lost=True, begun=place == 0)
             for place, (spec, _) in enumerate(slot.streams)
         ]
 

@@ -97,13 +97,13 @@ class Dispatcher:
     def _retry(self, failure: TaskFailure) -> TaskSpec:
         spec = failure.spec
         name = f"task {spec.index} of {spec.purpose} step {spec.meta_step}"
-        if not failure.worker_lost:
+        if not failure.is_lost:
             raise TaskFailedError(f"{name} raised {failure.reason}")
         if spec.losses >= self._max_retries:
             raise RunFailedError(
-                f"{name} lost its worker {spec.losses + 1} times (workers.max_retries is "
+                f"{name} was lost {spec.losses + 1} times (workers.max_retries is "
                 f"{self._max_retries}); the last: {failure.reason}"
             )
         self._counters.retries += 1
-        logger.warning("%s: worker lost, begun again: %s", name, failure.reason)
+        logger.warning("%s: lost, begun again: %s", name, failure.reason)
         return spec.retry()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ MAX_BUFFERED_ROWS = 32_768
 COMPRESSION = "zstd"
 TRAINED = "step-"
 TRAINED_NAME = re.compile(r"step-(\d{6,19})-task-(\d{6,19})")
+TESTED_NAME = re.compile(r"(?:train|val|test)(.*?)-(\d{6,19})-.*-task-\d{6,19}-repeat-\d{3,19}")
 ROWS_NAME = re.compile(r"rows-(\d{12,19})-(\d{12,19})\.parquet")
 # The partition's name says the outer step; a column of the same name would clash with it.
 FILE_SCHEMA = TRAJECTORY_SCHEMA.remove(TRAJECTORY_SCHEMA.get_field_index("meta_step"))
@@ -155,13 +156,6 @@ class TaskJournal:
                 logger.warning("%s; the task goes on from an earlier step", error)
         return None
 
-    def remove(self) -> None:
-        """Forget everything, states included."""
-        self._files.clear()
-        self._buffered.clear()
-        self._num_buffered = self.num_rows = 0
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _end_on_disk(self) -> int:
         return self._files[-1][0] if self._files else 0
 
@@ -209,11 +203,9 @@ class Journals:
             self._open[name] = TaskJournal.open(self._folder / name)
         return self._open[name]
 
-    def release(self, spec: TaskSpec, keep_files: bool) -> None:
-        """Forget a task; its files too, unless they are to be kept."""
-        journal = self._open.pop(self.name(spec), None)
-        if journal is not None and not keep_files:
-            journal.remove()
+    def release(self, spec: TaskSpec) -> None:
+        """Forget a task, but for its files."""
+        self._open.pop(self.name(spec), None)
 
     def prune(self, is_wanted: Callable[[TaskKey], bool]) -> None:
         """Remove the journals of meta-training whose task is not wanted any more."""
@@ -223,17 +215,24 @@ class Journals:
             ):
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def prune_tests(self, specs: Iterable[TaskSpec]) -> None:
-        """Remove the journals of other meta-tests than that of `specs`."""
+    def prune_tests(self, specs: Sequence[TaskSpec]) -> None:
+        """Remove the journals of meta-tests that no one goes on with, now that `specs` is begun.
+
+        Another one of the same outer parameters may still be gone on with.
+        """
         kept = {self.name(spec) for spec in specs}
+        versions = {f"{spec.version:06d}" for spec in specs}
         for entry in self._entries():
-            if not entry.name.startswith(TRAINED) and entry.name not in kept:
+            match = TESTED_NAME.fullmatch(entry.name)
+            is_another = match and match[1] != self._test and match[2] in versions
+            if not (entry.name in kept or entry.name.startswith(TRAINED) or is_another):
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def sync(self) -> None:
-        """Force the rows of all tasks under way to disk."""
-        for journal in self._open.values():
-            journal.sync()
+    def remove_tests(self) -> None:
+        """Remove the journals of this meta-test, whatever its parameters: it is on record."""
+        for entry in self._entries():
+            if (match := TESTED_NAME.fullmatch(entry.name)) and match[1] == self._test:
+                shutil.rmtree(entry, ignore_errors=True)
 
     def _entries(self) -> list[Path]:
         return list(self._folder.iterdir()) if self._folder.is_dir() else []

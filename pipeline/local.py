@@ -11,6 +11,7 @@ from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
+from pipeline.task_states import DamagedStateError
 from pipeline.workers import make_worker
 
 
@@ -44,11 +45,17 @@ class LocalBackend:
         if self._stream is None:
             params = [shard.params.numpy() for shard in self._shards]
             self._stream = self._worker.run(self._queue[0], params)
-        segment = next(self._stream)
+        try:
+            segment = next(self._stream)
+        except DamagedStateError as error:  # since the driver looked: an older one is left
+            return [TaskFailure(self._ended(), str(error), is_lost=True)]
         if segment.final:
-            self._stream = None
-            self._queue.popleft()
+            self._ended()
         return [segment]
+
+    def _ended(self) -> TaskSpec:
+        self._stream = None
+        return self._queue.popleft()
 
     def fold(self, segment: Segment) -> None:
         """Fold the slices at once."""

@@ -106,5 +106,5 @@ class TaskFailure:
 
     spec: TaskSpec
     reason: str
-    worker_lost: bool  # the worker died; otherwise the task's own code raised
+    is_lost: bool  # with its worker, or its checkpoint; otherwise the task's own code raised
     begun: bool = True  # False: it only waited in the queue of a worker that died

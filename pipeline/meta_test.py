@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -36,14 +36,20 @@ def adaptations(
     ]
 
 
-def curves_of(adapted: Sequence[tuple[Segment, pa.Table]]) -> list[TaskCurve]:
-    """Return the curve of each adaptation, given its last segment and all its rows.
+def curves_of(
+    adapted: Sequence[Segment], rows_of: Callable[[TaskSpec], pa.Table]
+) -> list[TaskCurve]:
+    """Return the curve of each adaptation, given its last segment and where all its rows are.
+
+    Rows are held of one adaptation at a time.
 
     Where a task's environment failed, its adaptations by all methods are left out: all are to be
     judged on the same. Raises TaskFailedError if that leaves none.
     """
-    failures = {_place(last.spec): last.failure for last, _ in adapted if last.failure}
-    curves = [_curve(last, rows) for last, rows in adapted if _place(last.spec) not in failures]
+    failures = {_place(last.spec): last.failure for last in adapted if last.failure}
+    curves = [
+        _curve(last, rows_of(last.spec)) for last in adapted if _place(last.spec) not in failures
+    ]
     if failures and not curves:
         reason = next(iter(failures.values()))
         raise TaskFailedError(f"the meta-test has no task left: {reason}")

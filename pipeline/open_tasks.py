@@ -70,11 +70,11 @@ class OpenTasks:
         """Return the rows of a task."""
         return self._journals.of(spec)
 
-    def forget(self, specs: Iterable[TaskSpec], keep_files: bool = False) -> None:
-        """Forget tasks that are on record; their files too, unless they may be wanted again."""
+    def forget(self, specs: Iterable[TaskSpec]) -> None:
+        """Forget tasks; their files stay, to be pruned once nothing can want them again."""
         for spec in specs:
             self._records.pop(self._journals.name(spec), None)
-            self._journals.release(spec, keep_files)
+            self._journals.release(spec)
 
     def _replayed(self, spec: TaskSpec, journal: TaskJournal) -> TaskRecord:
         """Return the record of the inner steps that an earlier attempt took."""

@@ -176,6 +176,7 @@ class RunSession:
         evaluation = self._tested(baselines)
         folder = self._run.evaluation / name
         evaluation.to_parquet(folder)
+        self._books.journals.remove_tests()
         plot = plot_evaluation(evaluation, self._run.plots / name / "meta-test.png")
         for path in (*sorted(folder.glob("*.parquet")), plot):
             self._tracker.log_artifact(path, f"evaluation/{name}")
@@ -217,6 +218,7 @@ class RunSession:
         elif self._trainer.version < last:
             self._record(self._meta_test(()))
         self._books.checkpoints.record_validation(self._trainer.version, score)
+        self._books.journals.remove_tests()
 
     def _meta_test(
         self, baselines: Sequence[str], split: Split = "test", version: int | None = None
@@ -264,6 +266,7 @@ class RunSession:
         evaluation = self._tested(baselines)
         self._record(evaluation)
         evaluation.to_parquet(self._run.evaluation)
+        self._books.journals.remove_tests()
         plot = plot_evaluation(evaluation, self._run.plots / "meta-test.png")
         self._plot_meta_training()
         for path in sorted(self._run.plots.glob("*.png")):

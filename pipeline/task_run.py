@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ class TaskRun:
 
     spec: TaskSpec
     name: str  # of the task
-    loop: InnerLoop  # at the task's starting point
+    begin: Callable[[], InnerLoop]  # gives the inner loop at the task's starting point
     num_steps: int
     inner: InnerConfig
     cut: Callable[[Tensor], Pieces]  # from an outer gradient [P] to each shard's share
     # Whether the task does at each checkpoint what it would have to do to go on elsewhere: begin
     # new episodes. Then it makes no difference to the result whether it does.
     renew: bool = False
+    loop: InnerLoop = field(init=False)  # once it was begun
     _number: int = 0  # of the next segment
     _num_parts: int = 0  # of the outer gradient that were streamed
     _held: Tensor | None = None  # the outer gradient so far [P], where it leaves in the end
@@ -50,11 +51,12 @@ class TaskRun:
         """Yield the attempt's segments in order; go on from `spec.resume` if it says so.
 
         Raises:
-            EnvironmentFailedError: The task's environment raised.
+            EnvironmentFailedError: The task's environment raised, hung or could not be made.
             DamagedStateError: There is nothing to go on from.
             RunFailedError: A checkpoint cannot be written.
         """
         self._number = self.spec.resume // self.inner.segment_steps
+        self.loop = self.begin()
         if self.spec.resume:
             closed = self._restore()
             if closed is not None:

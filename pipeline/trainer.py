@@ -161,7 +161,7 @@ class Trainer:
         wall_s = time.monotonic() - begun
         self._books.counters.train_s += wall_s
         self._report(records, updates, staleness, wall_s)
-        self._tasks.forget(specs, keep_files=True)
+        self._tasks.forget(specs)
         self._between_steps = True
         self._check_bad_tasks()
 
@@ -198,6 +198,9 @@ class Trainer:
     ) -> list[TaskCurve]:
         """Adapt to every task of a held-out split, by every method, on the same minibatches.
 
+        What is kept of it on the way is for the caller to remove (`Journals.remove_tests`), once
+        the result is on record.
+
         `version` is that of the parameters that the backend holds, by default the newest.
         """
         version = self.version if version is None else version
@@ -217,7 +220,8 @@ class Trainer:
             if segment.failure:
                 self._books.counters.dropped += 1
                 logger.warning("%s: %s left out: %s", name, segment.task, segment.failure)
-        curves = curves_of([(last[s.index], self._tasks.journal(s).table()) for s in specs])
+        adapted = [last[spec.index] for spec in specs]
+        curves = curves_of(adapted, lambda spec: self._tasks.journal(spec).table())
         self._tasks.forget(specs)
         return curves
 

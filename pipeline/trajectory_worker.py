@@ -45,7 +45,7 @@ class TrajectoryWorker(Worker):
         A task whose environment fails or hangs ends there, in a segment that says so.
         """
         with self._time_limit() as in_time:
-            run = in_time(partial(self._begun, spec, params))
+            run = self._attempt(spec, params)
             segments = run.segments()
             try:
                 while (segment := in_time(partial(next, segments, None))) is not None:
@@ -53,11 +53,11 @@ class TrajectoryWorker(Worker):
             except EnvironmentFailedError as error:
                 yield run.failed(str(error))
 
-    def _begun(self, spec: TaskSpec, params: Sequence[Array]) -> TaskRun:
+    def _attempt(self, spec: TaskSpec, params: Sequence[Array]) -> TaskRun:
         return TaskRun(
             spec,
             self.family.task_name(spec.split, spec.task_id),
-            self.begin(spec, params),
+            partial(self.begin, spec, params),
             self.family.num_steps(spec),
             self.experiment.inner,
             partial(self._pieces, spec),

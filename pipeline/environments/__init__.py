@@ -10,7 +10,7 @@ from pipeline.environments.atari import (
 )
 from pipeline.environments.control import PHYSICS, draw_physics, make_environment
 from pipeline.environments.episodes import EpisodeStatistics, FinishedEpisodes
-from pipeline.environments.timed import TimedEnvironment, TimedThread
+from pipeline.environments.timed import TimedCall, TimedEnvironment, TimedThread
 from pipeline.environments.vector import (
     BoxActions,
     DiscreteActions,
@@ -29,6 +29,7 @@ __all__ = [
     "DiscreteActions",
     "EpisodeStatistics",
     "FinishedEpisodes",
+    "TimedCall",
     "TimedEnvironment",
     "TimedThread",
     "Transition",

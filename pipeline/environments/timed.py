@@ -8,10 +8,11 @@ A2C on 16 CartPoles, and far more where processes wait for a core.
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock, Thread, local
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from pipeline.environments.vector import Observations, Transition, VectorEnvironment
 from pipeline.errors import EnvironmentFailedError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _here = local()  # `thread`: the TimedThread that this thread is
 
@@ -27,19 +30,26 @@ _here = local()  # `thread`: the TimedThread that this thread is
 class TimedEnvironment:
     """A `VectorEnvironment` whose calls are given up, on a TimedThread, if they take too long.
 
-    On any other thread it is the environment itself. One that was given up is left alone: every
-    later call fails at once, and it is never closed, as the call that hung may still be inside.
+    On any other thread it is the environment itself, but that `close` is waited for no longer
+    either. One that was given up is left alone: every later call fails at once, and it is never
+    closed, as the call that hung may still be inside.
     """
 
-    def __init__(self, environment: VectorEnvironment, name: str) -> None:
-        """Take the environment, called `name` in messages."""
+    def __init__(self, environment: VectorEnvironment, name: str, timeout_s: float) -> None:
+        """Take the environment, called `name` in messages; a `timeout_s` of 0 is no limit."""
         self.name = name
-        self.is_given_up = False
         self.num_envs = environment.num_envs
         self.observation_shape = environment.observation_shape
         self.observation_dtype = environment.observation_dtype
         self.action_space = environment.action_space
         self._environment = environment
+        self._timeout_s = timeout_s
+        self._last: TimedCall | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether a call took too long."""
+        return self._last is not None and self._last.is_given_up
 
     def reset(self, seed: int) -> Observations:
         """Begin a new episode everywhere; EnvironmentFailedError once it was given up."""
@@ -51,30 +61,30 @@ class TimedEnvironment:
 
     def close(self) -> None:
         """Free what the environments hold, unless they were given up."""
-        if not self.is_given_up:
+        if self.is_given_up:
+            return
+        if timed_thread() is not None or not self._timeout_s:
             self._call("close", self._environment.close)
+            return
+        closing = Thread(target=self._environment.close, name=f"close {self.name}", daemon=True)
+        closing.start()
+        closing.join(self._timeout_s)
+        if closing.is_alive():
+            logger.warning("environment %s: %s", self.name, _too_long("close", self._timeout_s))
 
     def _call(self, doing: str, function: Callable[..., T], *arguments: Any) -> T:
         if self.is_given_up:
             raise EnvironmentFailedError(f"environment {self.name} was given up before {doing}")
-        thread: TimedThread | None = getattr(_here, "thread", None)
-        if thread is None:
-            return function(*arguments)
-        thread.call = _Call(self, doing)
-        try:
-            return function(*arguments)
-        finally:
-            thread.call = None
-            if thread.is_abandoned:
-                raise _GivenUpError
+        self._last = call = TimedCall(self.name, doing)
+        return call.of(function, *arguments)
 
 
 class TimedThread:
-    """Does one thing after the other on a thread of its own, where no TimedEnvironment can hang.
+    """Does one thing after the other on a thread of its own, where no TimedCall can hang.
 
     At all times:
       - everything is done on the same thread, one thing at a time;
-      - once a call of a TimedEnvironment took over `timeout_s` the thread is abandoned: nothing is
+      - once a TimedCall took over `timeout_s` the thread is abandoned: nothing is
         asked of it any more, and it goes no further than out of that call. Until then it holds
         what it was given.
 
@@ -85,7 +95,7 @@ class TimedThread:
     def __init__(self, timeout_s: float) -> None:
         """Start the thread; `timeout_s` is above 0."""
         self.is_abandoned = False
-        self.call: _Call | None = None  # under way
+        self.call: TimedCall | None = None  # under way
         self._timeout_s = timeout_s
         self._question: Callable[[], Any] | None = None
         self._answer: Any = None
@@ -101,8 +111,8 @@ class TimedThread:
         """Return what `function` does on the thread; raise what it raises.
 
         Raises:
-            EnvironmentFailedError: A call of a TimedEnvironment took too long; the message names
-                it, and the key of the limit.
+            EnvironmentFailedError: A TimedCall took too long; the message names its environment,
+                and the key of the limit.
         """
         self._question = function
         self._asked.release()
@@ -114,10 +124,9 @@ class TimedThread:
             if not is_done:  # or a signal's handler raised here
                 self._abandon()
         if hung is not None:
-            hung.environment.is_given_up = True
+            hung.is_given_up = True
             raise EnvironmentFailedError(
-                f"environment {hung.environment.name}: {hung.doing} took over "
-                f"{self._timeout_s:g} s (environments.timeout_s)"
+                f"environment {hung.name}: {_too_long(hung.doing, self._timeout_s)}"
             )
         answer, self._answer = self._answer, None
         error, self._error = self._error, None
@@ -134,7 +143,7 @@ class TimedThread:
             self._question = None
             self._asked.release()
 
-    def _wait(self) -> _Call | None:
+    def _wait(self) -> TimedCall | None:
         """Wait for the answer; return the call that hangs, if one does."""
         left = self._timeout_s
         while not self._answered.acquire(timeout=left):
@@ -168,12 +177,37 @@ class TimedThread:
 
 
 @dataclass(slots=True)
-class _Call:
-    """A call of an environment that is under way."""
+class TimedCall:
+    """A call of an environment's code, given up on a TimedThread if it takes too long."""
 
-    environment: TimedEnvironment
+    name: str  # of the environment
     doing: str
-    began: float = field(default_factory=time.monotonic)
+    is_given_up: bool = False
+    began: float = 0.0
+
+    def of(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return what `function` returns."""
+        thread = timed_thread()
+        if thread is None:
+            return function(*arguments)
+        self.began = time.monotonic()
+        thread.call = self
+        try:
+            return function(*arguments)
+        finally:
+            thread.call = None
+            if thread.is_abandoned:
+                raise _GivenUpError
+
+
+def timed_thread() -> TimedThread | None:
+    """Return the TimedThread that this thread is; None on any other."""
+    thread: TimedThread | None = getattr(_here, "thread", None)
+    return thread
+
+
+def _too_long(doing: str, timeout_s: float) -> str:
+    return f"{doing} took over {timeout_s:g} s (environments.timeout_s)"
 
 
 class _GivenUpError(BaseException):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.environments.atari import AtariEnvironment, AtariOptions
 from pipeline.environments.control import make_drawn
 from pipeline.environments.vector import Observations, Transition, VectorEnvironment
-from pipeline.errors import BadInputError
+from pipeline.errors import BadInputError, EnvironmentFailedError
 
 SCREEN_HEIGHT, SCREEN_WIDTH = 210, 160
 CONSOLE_FRAMES_PER_S = 60
@@ -58,7 +58,10 @@ class WatchedGame:
         """Act in both; what the learner sees is returned."""
         transition, shown = self.seen.step(actions), self.screen.step(actions)
         for name in ("rewards", "terminated", "truncated"):
-            assert (getattr(transition, name) == getattr(shown, name)).all(), name
+            if (getattr(transition, name) != getattr(shown, name)).any():
+                raise EnvironmentFailedError(
+                    f"environment {self.seen.game}: two copies of one game differ in {name}"
+                )
         self._shown = shown.observations
         return transition
 

@@ -11,7 +11,8 @@ import torch
 
 from pipeline.agents import make_agent
 from pipeline.config import Experiment
-from pipeline.environments import TimedEnvironment, VectorEnvironment
+from pipeline.environments import TimedCall, TimedEnvironment, VectorEnvironment
+from pipeline.errors import BadInputError, EnvironmentFailedError
 from pipeline.messages import Split, TaskSpec
 from pipeline.tasks.environment_pools import environment_pool
 from pipeline.tasks.reinforcement_task import ReinforcementTask
@@ -86,6 +87,13 @@ class EnvironmentFamily:
         )
 
     def _environment(self, split: Split, task_id: int) -> VectorEnvironment:
-        """Return the environment of a task, which can be given up where it hangs."""
-        environment = self._pool.make(split, task_id)
-        return TimedEnvironment(environment, self.task_name(split, task_id))
+        """Return the environment of a task, which can be given up where it hangs.
+
+        EnvironmentFailedError if it cannot be made any more: it could when the run was checked.
+        """
+        name = self.task_name(split, task_id)
+        try:
+            environment = TimedCall(name, "making it").of(self._pool.make, split, task_id)
+        except BadInputError as error:
+            raise EnvironmentFailedError(str(error)) from error
+        return TimedEnvironment(environment, name, self._experiment.environments.timeout_s)

@@ -136,6 +136,8 @@ class ReinforcementTask:
                 self._seen = self._buffer()
             played = self._player.play(model, self._unroll, self._seen)
             samples = agent.prepare(self._player.policy, played.rollout, self._seen)
+        # Some versions of torch would take weights cast here, without a graph, for the loss too.
+        torch.clear_autocast_cache()
         generator = torch_generator(self._seed, "minibatches", step)
         count = self._unroll * self._environment.num_envs
         self._order = agent.minibatches(count, generator).to(self._device)

@@ -71,7 +71,7 @@ def test_a_task_whose_worker_died_begins_again_under_the_next_attempt():
 
 
 def test_a_task_that_keeps_losing_its_worker_ends_the_run():
-    with pytest.raises(RunFailedError, match="task 0 of train step 0 lost its worker 3 times"):
+    with pytest.raises(RunFailedError, match="task 0 of train step 0 was lost 3 times"):
         list(dispatcher(FakeBackend(deaths={0: 9}), max_retries=2).run(specs(1)))
 
 

@@ -186,7 +186,58 @@ def test_a_meta_test_goes_on_in_the_middle_of_an_adaptation(tmp_path):
         np.testing.assert_array_equal(one.losses, other.losses)
         assert (one.method, one.task, one.metrics) == (other.method, other.task, other.metrics)
     assert sum(segment.rows.num_rows for segment in again) <= 4 * 40 - 2 * 51 + EVERY + 2
-    assert list((tmp_path / "parts" / "in_flight").iterdir()) == []
+
+
+def test_a_meta_test_that_never_got_on_record_is_not_run_again(tmp_path):
+    experiment = long(evaluation={"num_steps": 40})
+    first, _ = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    expected = first.meta_test(["leap", "scratch"], 2)
+    resumed, books = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    take, again = resumed._tasks.take, []
+    resumed._tasks.take = lambda segment: (again.append(segment), take(segment))[1]
+    found = resumed.meta_test(["leap", "scratch"], 2)
+    assert sum(segment.rows.num_rows for segment in again) == 0
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.losses, other.losses)
+        assert one.metrics == other.metrics
+    books.journals.remove_tests()
+    assert list((tmp_path / "in_flight").iterdir()) == []
+
+
+def test_a_checkpoint_damaged_after_the_driver_looked_costs_an_attempt_not_the_run(
+    tmp_path, expected, caplog
+):
+    """A worker reads it some time later, from a disk that may be another's."""
+    experiment = long()
+    trainer, _ = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    seen, take = watched(trainer), trainer._take
+
+    def take_until_dead(segment):
+        if len(seen) == 14:  # 28 of 40 steps
+            raise Died
+        return take(segment)
+
+    trainer._take = take_until_dead
+    with pytest.raises(Died):
+        trainer.train(1)
+    backend = LocalBackend(experiment, Start())
+    resumed, books = make_trainer(experiment, backend, tmp_path)
+    submit, damaged = backend.submit, []
+
+    def damage_and_submit(spec):
+        if spec.resume == 24:
+            damaged.append(next(Path(spec.folder).glob("state-000000000024-*")))
+            damaged[-1].write_bytes(b"nonsense")
+        submit(spec)
+
+    backend.submit = damage_and_submit
+    after = watched(resumed)
+    resumed.train(2)
+    assert len(damaged) == 1
+    assert books.counters.retries == 1
+    assert "lost, begun again" in caplog.text
+    assert after[0] == ((0, 0), 1, 18, 2)
+    assert_undisturbed(tmp_path, expected)
 
 
 def test_a_driver_may_be_some_segments_behind_its_worker(tmp_path):

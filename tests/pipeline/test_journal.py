@@ -38,7 +38,8 @@ def steps(journal: TaskJournal) -> list[int]:
 
 
 def spec(index: int = 0, **fields) -> TaskSpec:
-    return TaskSpec(fields.pop("meta_step", 0), index, index, "train", 0, **fields)
+    place = {"meta_step": 0, "split": "train", "version": 0}
+    return TaskSpec(index=index, task_id=index, **(place | fields))
 
 
 @settings(deadline=None, max_examples=60)
@@ -150,8 +151,25 @@ def test_journals_of_tasks_that_are_not_wanted_any_more_go(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     journals.prune_tests([spec(0, purpose="evaluate", method="leap")])
     assert len(list(tmp_path.iterdir())) == 2
-    Journals(tmp_path, test="-b").prune_tests([spec(0, purpose="evaluate", method="leap")])
+    other = Journals(tmp_path, test="-b")
+    other.prune_tests([spec(0, purpose="evaluate", method="leap")])
+    assert len(list(tmp_path.iterdir())) == 2  # may be gone on with: the parameters are the same
+    other.remove_tests()
+    assert len(list(tmp_path.iterdir())) == 2
+    other.prune_tests([spec(0, purpose="evaluate", method="leap", version=7)])
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000-task-000001"]
+
+
+def test_journals_of_a_meta_test_go_once_it_is_on_record(tmp_path):
+    journals = Journals(tmp_path, test="1234abcd")
+    for split in ("val", "test"):
+        one = spec(0, purpose="evaluate", method="leap", split=split)
+        add(journals.of(one), 5)
+        journals.of(one).sync()
+    add(journals.of(spec(0)), 5)
+    journals.of(spec(0)).sync()
+    journals.remove_tests()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000-task-000000"]
 
 
 def test_rows_of_another_schema_are_refused(tmp_path):

@@ -87,7 +87,7 @@ def test_a_worker_killed_in_mid_task_changes_no_bit(local_ray, tmp_path, expecte
         after_first_segment(session, lambda _: os.kill(pids[0], signal.SIGKILL))
         session.trainer.train(3)
     assert session.books.counters.retries >= 1
-    assert "worker lost, begun again" in caplog.text
+    assert "lost, begun again" in caplog.text
     np.testing.assert_array_equal(parameters(tmp_path), expected[0])
     assert session.books.counters.tasks == 12
     assert session.books.counters.inner_steps == 12 * 9

@@ -217,6 +217,32 @@ def test_what_hangs_has_no_part_in_the_task_after_it():
             np.testing.assert_array_equal(mine.values, theirs.values)
 
 
+@pytest.mark.parametrize("way", ["raises", "hangs"])
+def test_an_environment_that_cannot_be_made_any_more_costs_its_task_alone(way, tmp_path, caplog):
+    experiment = control(environments={"timeout_s": 0.2})
+    backend, let_go = LocalBackend(experiment, Start()), threading.Event()
+    pool, made = backend._worker.family._pool, []
+    make = pool.make
+
+    def make_but_once(split, number):
+        made.append(number)
+        if len(made) == 2 and way == "hangs":
+            let_go.wait()
+        if len(made) == 2:
+            raise BadInputError("environment CartPole-v1 cannot be made: no licence is left")
+        return make(split, number)
+
+    pool.make = make_but_once
+    _, books = run(experiment, tmp_path, backend)
+    let_go.set()
+    assert books.counters.dropped == 1
+    assert books.counters.tasks == experiment.meta.num_steps * experiment.meta.batch_size
+    assert {
+        "raises": "left out: environment CartPole-v1 cannot be made: no licence is left",
+        "hangs": "making it took over 0.2 s (environments.timeout_s)",
+    }[way] in caplog.text
+
+
 @pytest.mark.parametrize("name", ["a2c", "ppo"])
 def test_a_time_limit_changes_no_bit_of_a_task(name):
     found = []

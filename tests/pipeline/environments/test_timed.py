@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.environments import (
     AtariEnvironment,
+    TimedCall,
     TimedEnvironment,
     TimedThread,
     make_environment,
@@ -91,7 +92,7 @@ def play(environment, actions):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_limit_changes_no_bit(name):
-    plain, timed = MAKERS[name](), TimedEnvironment(MAKERS[name](), name)
+    plain, timed = MAKERS[name](), TimedEnvironment(MAKERS[name](), name, 60)
     assert timed.action_space == plain.action_space
     draw = np.random.default_rng(0)
     actions = draw.integers(2, size=(40, plain.num_envs))
@@ -108,7 +109,7 @@ def test_a_limit_changes_no_bit(name):
 @pytest.mark.parametrize("doing", ["reset", "step", "close"])
 def test_what_hangs_is_given_up_named_and_left_alone(thread, doing):
     hanging = Hanging(doing)
-    environment = TimedEnvironment(hanging, "Wheel-v0")
+    environment = TimedEnvironment(hanging, "Wheel-v0", 0.05)
     work = {"reset": partial(environment.reset, 0), "step": partial(environment.step, NO_ACTION)}
     expected = rf"^environment Wheel-v0: {doing} took over 0\.05 s \(environments\.timeout_s\)$"
     with pytest.raises(EnvironmentFailedError, match=expected):
@@ -126,7 +127,7 @@ def test_what_hangs_is_given_up_named_and_left_alone(thread, doing):
 def test_what_comes_back_too_late_goes_no_further(thread):
     """Nothing after the call runs beside what is done in the meantime, though it was caught."""
     asleep, went_on = Asleep("step"), []
-    environment = TimedEnvironment(asleep, "Wheel-v0")
+    environment = TimedEnvironment(asleep, "Wheel-v0", 0.05)
 
     def work():
         with suppress(Exception):
@@ -145,7 +146,7 @@ def test_only_a_single_call_that_takes_too_long_is_given_up():
     """Not many that take longer together."""
     slow, thread = Hanging(), TimedThread(1)
     slow.step = lambda actions: slow.let_go.wait(0.2)
-    environment = TimedEnvironment(slow, "Wheel-v0")
+    environment = TimedEnvironment(slow, "Wheel-v0", 1)
     thread.run(lambda: [environment.step(NO_ACTION) for _ in range(12)])
     assert not thread.is_abandoned
     thread.end()
@@ -153,7 +154,7 @@ def test_only_a_single_call_that_takes_too_long_is_given_up():
 
 def test_all_is_done_on_one_thread_and_elsewhere_there_is_no_limit(thread):
     hanging = Hanging()
-    environment = TimedEnvironment(hanging, "Wheel-v0")
+    environment = TimedEnvironment(hanging, "Wheel-v0", 0)
     thread.run(partial(environment.reset, 0))
     thread.run(partial(environment.step, NO_ACTION))
     assert hanging.threads == {thread._thread.ident}
@@ -161,8 +162,24 @@ def test_all_is_done_on_one_thread_and_elsewhere_there_is_no_limit(thread):
     assert hanging.threads == {thread._thread.ident, threading.get_ident()}
 
 
+def test_whoever_drops_an_environment_that_hangs_waits_no_longer_than_the_limit(caplog):
+    hanging = Asleep("close")
+    TimedEnvironment(hanging, "Wheel-v0", 0.05).close()
+    hanging.let_go.set()
+    assert "environment Wheel-v0: close took over 0.05 s" in caplog.text
+
+
+def test_an_environment_may_hang_while_it_is_made(thread):
+    asleep = Asleep("reset")
+    making = partial(TimedCall("Wheel-v0", "making it").of, asleep.hang, "reset")
+    with pytest.raises(EnvironmentFailedError, match=r"Wheel-v0: making it took over 0\.05 s"):
+        thread.run(making)
+    asleep.let_go.set()
+    assert TimedCall("Wheel-v0", "making it").of(abs, -3) == 3  # no limit elsewhere
+
+
 def test_errors_are_those_of_the_environment(thread):
-    environment = TimedEnvironment(failing_environment(), FAILING)
+    environment = TimedEnvironment(failing_environment(), FAILING, 0.05)
     thread.run(partial(environment.reset, 0))
     with pytest.raises(ValueError, match="actions are"):
         thread.run(partial(environment.step, np.zeros(7, np.int64)))
