@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from jobs.console import CommandConsole, drop_output, say, take_standard_streams
 from jobs.endings import line_and_code, line_and_code_of_exit
 from pipeline.caches import replace_unwritable_caches
 from pipeline.runs import home
+
+if TYPE_CHECKING:
+    from pipeline.run_list import RunRow
 
 # What needs torch, Ray or MLflow is imported in the command that uses it: they take seconds.
 
@@ -110,12 +113,17 @@ def runs(context: typer.Context) -> Result:
     rows = overview()
     columns = ("run", "experiment", "method", "state", "steps", "started")
     cells = [
-        (r.run_id, r.experiment, r.method, r.state, f"{r.outer_steps}/{last}", r.begun)
+        (r.run_id, r.experiment, r.method, _state_of(r), f"{r.outer_steps}/{last}", r.begun)
         for r in rows
         for last in ["?" if r.num_outer_steps is None else r.num_outer_steps]
     ]
     context.obj.print(rows_table(f"Runs in {home()}", columns, cells))
     return {"runs": [asdict(row) for row in rows]}
+
+
+def _state_of(row: RunRow) -> str:
+    by_budget = row.ended_by not in ("", "meta.num_steps")
+    return f"{row.state} by {row.ended_by}" if by_budget else row.state
 
 
 @app.command()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import yaml
 
+from pipeline.budgets import spent
 from pipeline.checkpoint import CheckpointStore
 from pipeline.runs import RunFolder, home, list_runs
 
@@ -24,7 +24,8 @@ class RunRow:
     state: str  # running, finished, unfinished (resume it), damaged (a file of it)
     outer_steps: int  # kept in a checkpoint
     num_outer_steps: int | None  # that the run is to take; None where it does not say
-    begun: str  # local time at which it was started or resumed last
+    begun: str  # local time at which it was made
+    ended_by: str = ""  # of a finished one: meta.num_steps, or the budget that ended it before
 
 
 def overview() -> list[RunRow]:
@@ -43,15 +44,17 @@ def _read(run: RunFolder) -> RunRow:
     tree = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     done = _steps_kept(run)
     last = int(tree["meta"]["num_steps"])
-    begun = datetime.fromtimestamp(run.config.stat().st_mtime)
+    in_use = _in_use(run)
+    ended_by = "" if in_use else _ended_by(run.read_summary(), tree["meta"], done)
     return RunRow(
         run_id=run.run_id,
         experiment=_text(tree["name"]),
         method=_text(tree["algorithm"]["name"]),
-        state=_state(run, done, last),
+        state="running" if in_use else "finished" if ended_by else "unfinished",
         outer_steps=done,
         num_outer_steps=last,
-        begun=begun.strftime("%Y-%m-%d %H:%M"),
+        begun=run.made().strftime("%Y-%m-%d %H:%M"),
+        ended_by=ended_by,
     )
 
 
@@ -69,13 +72,16 @@ def _text(value: Any) -> str:
     return value
 
 
-def _state(run: RunFolder, done: int, last: int) -> str:
-    if _in_use(run):
-        return "running"
-    # The summary is written after the meta-test, with which a run ends.
-    if run.read_summary().get("counts", {}).get("outer_steps") == last == done:
-        return "finished"
-    return "unfinished"
+def _ended_by(summary: dict[str, Any], meta: dict[str, Any], done: int) -> str:
+    """Return the key that ended the run; empty if it has not come to its end.
+
+    The summary is written after the meta-test, with which a run ends. One of before a checkpoint,
+    or before a resumed run was given more to do, is of no end.
+    """
+    counts = summary.get("counts", {})
+    if counts.get("outer_steps") != done:
+        return ""
+    return "meta.num_steps" if done == int(meta["num_steps"]) else spent(meta, counts)
 
 
 def _in_use(run: RunFolder) -> bool:

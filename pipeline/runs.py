@@ -14,6 +14,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -33,6 +34,8 @@ if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs ca
     from pipeline.config import Experiment
 
 MAX_SUMMARY_BYTES = 16 << 20
+TIME_FORMAT = "%Y%m%d-%H%M%S"
+MADE = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")  # the end of a run's id
 NUM_RUNS_NAMED = 5  # in an error message
 # A listing of the runs holds each one's lock for a moment.
 LOCK_ATTEMPTS = 10
@@ -78,7 +81,8 @@ class RunFolder:
         """
         from pipeline.config import to_yaml
 
-        run_id = f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        made = datetime.now(UTC).strftime(TIME_FORMAT)
+        run_id = f"{experiment.name}-{made}-{secrets.token_hex(3)}"
         if Path(run_id).name != run_id or run_id.startswith("."):
             raise BadInputError(f"name: '{experiment.name}' cannot be part of a folder's name")
         draft = home() / f".{run_id}"
@@ -124,6 +128,16 @@ class RunFolder:
     def run_id(self) -> str:
         """The run's name, which is its folder's."""
         return self.path.name
+
+    def made(self) -> datetime:
+        """Return when the run was made, in local time: as its id says, whatever came since.
+
+        Of a folder under another name, when its configuration was written last.
+        """
+        if match := MADE.search(self.run_id):
+            with contextlib.suppress(ValueError, OverflowError):  # digits of no time
+                return datetime.strptime(f"{match[1]}+0000", f"{TIME_FORMAT}%z").astimezone()
+        return datetime.fromtimestamp(self.config.stat().st_mtime).astimezone()
 
     @property
     def config(self) -> Path:
@@ -243,8 +257,9 @@ def list_runs() -> list[str]:
     BadInputError if the home cannot be read; an absent one holds no runs.
     """
     try:
-        folders = [p for p in home().iterdir() if (p / "config.yaml").is_file()]
-        made = {p.name: (p / "config.yaml").stat().st_mtime_ns for p in folders}
+        runs = [RunFolder(p) for p in home().iterdir() if (p / "config.yaml").is_file()]
+        # Several are made in one second, but seldom resumed in the same.
+        made = {run.run_id: (run.made(), run.config.stat().st_mtime_ns) for run in runs}
     except FileNotFoundError:
         return []
     except OSError as error:

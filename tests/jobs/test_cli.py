@@ -427,13 +427,18 @@ def test_runs_are_listed_with_their_states(outerloop, tmp_path, monkeypatch):
         last_json(outerloop("train", "quickstart", *TINY, f"name={name}", "--json")[1])["run_id"]
         for name in ("finished", "unfinished", "damaged", "running")
     ]
+    budget = ("name=budget", "meta.max_inner_steps=1")
+    ids.append(last_json(outerloop("train", "quickstart", *TINY, *budget, "--json")[1])["run_id"])
     (tmp_path / ids[1] / "summary.json").unlink()
     (tmp_path / ids[2] / "config.yaml").write_text("algorithm: 3")
     with RunFolder(tmp_path / ids[3]).locked():
         code, out, _ = outerloop("runs", "--json")
     rows = {row["run_id"]: row for row in last_json(out)["runs"]}
     assert code == 0
-    assert [rows[i]["state"] for i in ids] == ["finished", "unfinished", "damaged", "running"]
+    states = ["finished", "unfinished", "damaged", "running", "finished"]
+    assert [rows[i]["state"] for i in ids] == states
+    assert rows[ids[4]]["ended_by"] == "meta.max_inner_steps"
+    assert "finished by meta.max_inner_steps" in " ".join(outerloop("runs")[1].split())
     first = rows[ids[0]]
     assert (first["experiment"], first["method"]) == ("finished", "leap")
     assert (first["outer_steps"], first["num_outer_steps"]) == (2, 2)

@@ -13,6 +13,7 @@ from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.metric_log import read_curve
 from pipeline.progress import SilentProgress
+from pipeline.run_list import overview
 from pipeline.runs import RunFolder
 from tests.pipeline.environments_for_tests import control
 from tests.pipeline.runs_for_tests import tiny
@@ -45,13 +46,15 @@ def test_a_run_that_its_budget_ended_is_tested_says_so_and_goes_on_with_a_larger
     assert summary(run)["counts"]["inner_steps"] == 72
     assert result.evaluation is not None
     assert summary(run)["final"]["accuracy"]["mean"] >= 0
+    (row,) = overview()
+    assert (row.state, row.ended_by) == ("finished", "meta.max_inner_steps")
     log = run.log.read_text()
     assert "meta.max_inner_steps=50 is used up after 2 of 3 outer steps" in log
     assert f"outerloop train --resume {run.run_id} meta.max_inner_steps=100" in log
 
     again = session.resume(run, ["meta.max_inner_steps=100"], SilentProgress())
     assert again.outer_steps == 3
-    assert summary(run)["ended_by"] == "meta.num_steps"
+    assert summary(run)["ended_by"] == overview()[0].ended_by == "meta.num_steps"
     whole, _ = train(budgeted())
     assert again.parameters_sha256 == whole.parameters_sha256
 
@@ -119,3 +122,10 @@ def test_a_checkpoint_from_before_there_were_budgets_is_loaded():
 def test_a_budget_below_none_is_refused(key):
     with pytest.raises(BadInputError, match=rf"meta\.{key}: expected a .*at least 0, got -1"):
         build_experiment({"meta": {key: -1}}, "test")
+
+
+def test_a_run_that_was_given_more_to_do_and_did_not_do_it_is_listed_as_unfinished():
+    _, run = train(budgeted(max_inner_steps=50))
+    run.config.write_text(run.config.read_text().replace("max_inner_steps: 50", ""))
+    (row,) = overview()
+    assert (row.state, row.ended_by, row.outer_steps) == ("unfinished", "", 2)

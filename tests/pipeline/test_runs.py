@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,6 +58,30 @@ def test_runs_are_listed_newest_first_and_nothing_else_is():
     (home() / "stray").mkdir()
     (home() / "mlflow.db").touch()
     assert list_runs() == [second.run_id, first.run_id]
+
+
+def test_a_run_is_listed_under_the_time_it_was_made_though_it_was_resumed_since(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC-2")  # two hours ahead
+    time.tzset()
+    older, newer = "trial-20240229-235959-0a1b2c", "trial-20240301-120000-ffffff"
+    for run_id in (newer, older):  # the older one's configuration is written last
+        RunFolder.create(EXPERIMENT).path.rename(home() / run_id)
+        (home() / run_id / "config.yaml").touch()
+    try:
+        assert [(row.run_id, row.begun) for row in overview()] == [
+            (newer, "2024-03-01 14:00"),
+            (older, "2024-03-01 01:59"),
+        ]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("name", ["renamed", "trial-20249999-999999-0a1b2c"])
+def test_a_run_whose_name_says_no_time_is_as_old_as_its_configuration(name):
+    run = RunFolder(RunFolder.create(EXPERIMENT).path.rename(home() / name))
+    os.utime(run.config, (86400 * 366, 86400 * 366))
+    assert run.made().timestamp() == 86400 * 366
 
 
 @pytest.mark.parametrize(
