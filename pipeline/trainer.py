@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.aggregator import Accepted, Commit, ShardUpdate
 from pipeline.backend import Backend
+from pipeline.budgets import Budget, budgets, spent
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters, Dispatcher
@@ -105,7 +106,7 @@ class Trainer:
         self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
-        self._started = (time.monotonic(), version)
+        self._started = (time.monotonic(), version, self.budgets())
 
     def train(self, until: int) -> None:
         """Take outer steps up to `until`, with checkpoints; on an interruption, save first.
@@ -130,13 +131,11 @@ class Trainer:
 
     def spent(self) -> str:
         """Return the key of the budget that is used up; empty if none is."""
-        meta, counters = self.experiment.meta, self._books.counters
-        used = {
-            "meta.max_hours": (counters.train_s / 3600, meta.max_hours),
-            "meta.max_inner_steps": (counters.inner_steps, meta.max_inner_steps),
-            "meta.max_env_steps": (counters.env_steps, meta.max_env_steps),
-        }
-        return next((key for key, (count, most) in used.items() if 0 < most <= count), "")
+        return spent(self.experiment.meta.model_dump(), asdict(self._books.counters))
+
+    def budgets(self) -> dict[str, Budget]:
+        """Return what is used of each budget, by its key."""
+        return budgets(self.experiment.meta.model_dump(), asdict(self._books.counters))
 
     def outer_step(self, until: int = 0) -> None:
         """Gather the tasks of an outer step, take it and put it on record.
@@ -345,9 +344,15 @@ class Trainer:
         )
 
     def _eta_s(self) -> float | None:
-        since, first = self._started
+        """Return when the last outer step will have been taken, or the first budget be used up."""
+        since, first, before = self._started
         taken = self.version - first
         if not taken:
             return None
-        left = self.experiment.meta.num_steps - self.version
-        return (time.monotonic() - since) / taken * left
+        left = float(self.experiment.meta.num_steps - self.version)
+        for key, budget in self.budgets().items():
+            used = budget.used - before[key].used
+            if budget.most and used:
+                # No outer step is begun beyond a budget, and none is broken off.
+                left = min(left, math.ceil(taken * (budget.most - budget.used) / used))
+        return (time.monotonic() - since) / taken * max(0.0, left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -11,12 +12,14 @@ from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment, build_experiment
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
+from pipeline.local import LocalBackend
 from pipeline.metric_log import read_curve
 from pipeline.progress import SilentProgress
 from pipeline.run_list import overview
 from pipeline.runs import RunFolder
+from pipeline.server import Start
 from tests.pipeline.environments_for_tests import control
-from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.runs_for_tests import make_trainer, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +119,32 @@ def test_a_checkpoint_from_before_there_were_budgets_is_loaded():
     assert saved.pop("train_s") > 0
     old = Counters(**saved)
     assert (old.train_s, old.inner_steps) == (0, 36)
+
+
+@pytest.mark.parametrize(
+    ("key", "most", "steps_left"),
+    [
+        ("max_inner_steps", 144, 3),
+        ("max_inner_steps", 145, 4),  # the outer step in which it is used up is taken whole
+        ("max_inner_steps", 0, 99),
+        ("max_inner_steps", 36_000, 99),
+        ("max_env_steps", 1, 99),  # of which there are none here
+        ("max_hours", 2.5, 2),  # times what the first step took
+    ],
+)
+def test_the_time_to_go_ends_with_the_first_budget(tmp_path, key, most, steps_left):
+    experiment = budgeted(num_steps=100)
+    trainer, books = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    told = []
+    trainer._progress.outer_step = told.append
+    trainer._started = (time.monotonic() - 1000, *trainer._started[1:])  # no step takes so long
+    trainer.outer_step()
+    if key == "max_hours":
+        most *= books.counters.train_s / 3600
+    meta = experiment.meta.model_copy(update={key: most})
+    trainer.experiment = experiment.model_copy(update={"meta": meta})
+    assert told[0].eta_s == pytest.approx(99_000, rel=0.05)
+    assert trainer._eta_s() == pytest.approx(1000 * steps_left, rel=0.05)
 
 
 @pytest.mark.parametrize("key", ["max_hours", "max_inner_steps", "max_env_steps"])
