@@ -110,10 +110,12 @@ def _training_result(console: Console, result: session.TrainResult) -> Result:
         _show(console, evaluation)
     _look(console, run=result.run_dir, plot=result.plot)
     console.print("all runs: outerloop ui")
+    for note in result.notes:
+        console.print(note, soft_wrap=True, markup=False)
     own = evaluation.method if evaluation else ""
     keys = "run_id run_dir mlflow_run_id outer_steps inner_steps wall_s parameters_sha256 plot"
+    keys += " tracking_uri ended_by notes"
     return {key: getattr(result, key) for key in keys.split()} | {
-        "tracking_uri": result.tracking_uri,
         "final": methods.get(own, {}),
         "baselines": {name: values for name, values in methods.items() if name != own},
         **({} if evaluation is None else _games(evaluation)),

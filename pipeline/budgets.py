@@ -16,6 +16,11 @@ class Budget(NamedTuple):
     used: float
     most: float  # 0: no limit
 
+    def more(self) -> str:
+        """Return a limit to go on with: twice what there was, or what was used."""
+        most = 2 * self.most if 2 * self.most > self.used else 2 * self.used
+        return f"{most:.6g}" if isinstance(most, float) else str(most)
+
 
 def budgets(meta: Mapping[str, Any], counts: Mapping[str, Any]) -> dict[str, Budget]:
     """Return the budgets by key of the configuration: limits are of `meta`, what is used, counts.
@@ -34,8 +39,3 @@ def spent(meta: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
     """Return the key of the budget that is used up; empty if none is."""
     of_run = budgets(meta, counts).items()
     return next((key for key, budget in of_run if 0 < budget.most <= budget.used), "")
-
-
-def more_of(budget: Budget) -> float:
-    """Return a limit to go on with: twice what there was, or what was used."""
-    return 2 * budget.most if 2 * budget.most > budget.used else 2 * budget.used

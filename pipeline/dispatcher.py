@@ -29,6 +29,7 @@ class Counters:
     env_steps: int = 0
     stale: int = 0  # of the dropped, those that came too late
     train_s: float = 0.0  # wall time of the outer steps taken
+    unmoved: int = 0  # outer steps all of whose tasks were dropped
 
 
 class Dispatcher:

@@ -60,6 +60,8 @@ class TrainResult:
     evaluation: Evaluation | None
     plot: Path | None
     tracking_uri: str
+    ended_by: str  # key of what ended meta-training: meta.num_steps or a budget
+    notes: tuple[str, ...]  # what to know of how it went, a line each
 
 
 class RunSession:
@@ -115,7 +117,7 @@ class RunSession:
             self._describe()
             before = asdict(self._books.counters)
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
-            here = self._trainer.version
+            first = here = self._trainer.version
             is_due = every and here and (here % every == 0 or here == last)
             if is_due and self._books.checkpoints.newest_validation() < here:
                 self._look_in_between(last)  # an interruption came between it and its checkpoint
@@ -125,7 +127,9 @@ class RunSession:
                 if every:
                     is_over = bool(self._trainer.spent())
                     self._look_in_between(self._trainer.version if is_over else last)
-            self._tell_of_budget(last)
+            notes = self._notes(last)
+            for note in notes if self._trainer.version > first else ():
+                logger.warning("%s", note)
             trained_s = time.monotonic() - self._begun
             done = {
                 name: getattr(self._books.counters, name) - before[name]
@@ -147,17 +151,28 @@ class RunSession:
             evaluation=evaluation,
             plot=plot,
             tracking_uri=self._uri,
+            ended_by=summary["ended_by"],
+            notes=notes,
         )
 
-    def _tell_of_budget(self, last: int) -> None:
-        key, here = self._trainer.spent(), self._trainer.version
+    def _notes(self, last: int) -> tuple[str, ...]:
+        """Return a line each: a budget that ended meta-training, outer steps that were in vain."""
+        notes = []
+        key, here, run_id = self._trainer.spent(), self._trainer.version, self._run.run_id
         if key and here < last:
-            value = getattr(self._experiment.meta, key.partition(".")[2])
-            logger.warning(
-                "%s=%s is used up after %d of %d outer steps; to train on: "
-                "outerloop train --resume %s %s=%s",
-                *(key, value, here, last, self._run.run_id, key, 2 * value),
+            budget = self._trainer.budgets()[key]
+            notes.append(
+                f"ended by {key}={budget.most} after {here} of {last} outer steps; to train on: "
+                f"outerloop train --resume {run_id} {key}={budget.more()}"
             )
+        counters = self._books.counters
+        if counters.unmoved:
+            stale = f" ({counters.stale} in the run as too stale)" if counters.stale else ""
+            notes.append(
+                f"{counters.unmoved} of {here} outer steps moved nothing: all their tasks were "
+                f"dropped{stale}; see {self._run.log}"
+            )
+        return tuple(notes)
 
     def evaluate(self, baselines: Sequence[str], other_test: str = "") -> tuple[Evaluation, Path]:
         """Meta-test only, and put it on record; `other_test` names one that is not the run's own.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline.backend import Backend
+from pipeline.budgets import budgets, spent
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment, load_experiment, to_yaml
 from pipeline.errors import BadInputError
@@ -79,7 +80,7 @@ def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Tra
         raise BadInputError(
             f"meta.steps={last}: the run has taken {step} outer steps; give at least as many"
         )
-    progress.message(_where_it_goes_on(run, checkpoint, last))
+    progress.message(_where_it_goes_on(run, checkpoint, experiment))
     start = Start() if checkpoint is None else Start(run.checkpoints, step)
     with _listening(experiment, start, progress) as (backend, stop):
         with disk_errors(f"{run.config}", "mend the folder, then resume"):
@@ -170,15 +171,31 @@ def open_backend(experiment: Experiment, start: Start, progress: Progress) -> It
         backend.close()
 
 
-def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, last: int) -> str:
+def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, experiment: Experiment) -> str:
+    last, meta = experiment.meta.num_steps, experiment.meta.model_dump()
     if checkpoint is None:
         return f"run {run.run_id} has no checkpoint yet: it begins at outer step 0 of {last}"
-    if checkpoint.step == last:
+    step, counts = checkpoint.step, checkpoint.meta["counters"]
+    key = spent(meta, counts)
+    if step < last and not key:
+        return f"run {run.run_id} goes on from outer step {step} of {last}"
+    tested = _is_tested(run, step)
+    left = "the meta-test alone is done again" if tested else "only the meta-test is left to do"
+    if step == last:
         return (
-            f"run {run.run_id} is finished ({last} outer steps): the meta-test alone is done "
-            f"again; to train on, add meta.steps={max(2 * last, 1)}"
+            f"run {run.run_id} is finished ({last} outer steps): {left}; "
+            f"to train on, add meta.steps={max(2 * last, 1)}"
         )
-    return f"run {run.run_id} goes on from outer step {checkpoint.step} of {last}"
+    budget = budgets(meta, counts)[key]
+    return (
+        f"run {run.run_id}: {key}={budget.most} is used up after {step} of {last} outer steps: "
+        f"{left}; to train on, add {key}={budget.more()}"
+    )
+
+
+def _is_tested(run: RunFolder, step: int) -> bool:
+    counts = run.read_summary().get("counts")
+    return isinstance(counts, dict) and counts.get("outer_steps") == step
 
 
 def _spelled(keys: tuple[str, ...]) -> str:

@@ -283,6 +283,7 @@ class Trainer:
 
     def _count(self, records: Sequence[TaskRecord], commit: Commit) -> None:
         counters = self._books.counters
+        counters.unmoved += not commit.accepted
         for record in records:
             counters.tasks += 1
             counters.inner_steps += record.num_steps

@@ -414,6 +414,14 @@ def test_resume_says_where_it_goes_on(outerloop, trained):
     assert "goes on from outer step 2 of 3" in out
 
 
+def test_a_budget_that_ended_a_run_is_told_of_in_the_last_line(outerloop):
+    code, out, _ = outerloop("train", "quickstart", *TINY, "meta.max_inner_steps=1")
+    assert code == 0
+    last = out.splitlines()[-1]
+    assert last.startswith("ended by meta.max_inner_steps=1 after 1 of 2 outer steps; to train on:")
+    assert last.endswith("meta.max_inner_steps=12")
+
+
 def test_no_outer_steps_is_said_to_train_nothing(outerloop):
     code, out, _ = outerloop("train", "quickstart", *TINY[:1], *TINY[2:], "meta.steps=0")
     assert code == 0

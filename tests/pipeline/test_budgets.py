@@ -28,6 +28,16 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+class Told(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
 def budgeted(**meta) -> Experiment:
     """Three outer steps of 36 inner steps each, unless a budget ends them."""
     return tiny(meta={"num_steps": 3, "batch_size": 4, **meta})
@@ -51,21 +61,30 @@ def test_a_run_that_its_budget_ended_is_tested_says_so_and_goes_on_with_a_larger
     assert summary(run)["final"]["accuracy"]["mean"] >= 0
     (row,) = overview()
     assert (row.state, row.ended_by) == ("finished", "meta.max_inner_steps")
-    log = run.log.read_text()
-    assert "meta.max_inner_steps=50 is used up after 2 of 3 outer steps" in log
-    assert f"outerloop train --resume {run.run_id} meta.max_inner_steps=100" in log
+    (note,) = result.notes
+    assert note == (
+        "ended by meta.max_inner_steps=50 after 2 of 3 outer steps; to train on: "
+        f"outerloop train --resume {run.run_id} meta.max_inner_steps=100"
+    )
+    assert f"WARNING {note}" in run.log.read_text()
 
     again = session.resume(run, ["meta.max_inner_steps=100"], SilentProgress())
-    assert again.outer_steps == 3
+    assert (again.outer_steps, again.notes) == (3, ())
     assert summary(run)["ended_by"] == overview()[0].ended_by == "meta.num_steps"
     whole, _ = train(budgeted())
     assert again.parameters_sha256 == whole.parameters_sha256
 
 
 def test_a_resumed_run_whose_budget_is_as_it_was_trains_no_further():
-    result, run = train(budgeted(max_inner_steps=50))
-    again = session.resume(run, [], SilentProgress())
-    assert again.outer_steps == 2
+    result, run = train(budgeted(max_inner_steps=10))
+    told = Told()
+    again = session.resume(run, [], told)
+    assert again.outer_steps == 1
+    assert again.notes == result.notes
+    assert told.messages == [
+        f"run {run.run_id}: meta.max_inner_steps=10 is used up after 1 of 3 outer steps: "
+        "the meta-test alone is done again; to train on, add meta.max_inner_steps=72"
+    ]
     assert again.parameters_sha256 == result.parameters_sha256
     assert summary(run)["ended_by"] == "meta.max_inner_steps"
 
@@ -91,15 +110,15 @@ def test_env_steps_end_a_run_in_environments():
 
 
 def test_no_budget_is_no_limit_and_the_number_of_steps_ended_the_run():
-    _, run = train(budgeted())
+    result, run = train(budgeted())
     assert summary(run)["ended_by"] == "meta.num_steps"
-    assert "used up" not in run.log.read_text()
+    assert result.notes == ()
 
 
 def test_a_budget_that_is_used_up_with_the_last_step_ended_nothing():
-    _, run = train(budgeted(max_inner_steps=108))
+    result, run = train(budgeted(max_inner_steps=108))
     assert summary(run)["ended_by"] == "meta.num_steps"
-    assert "used up" not in run.log.read_text()
+    assert result.notes == ()
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -117,8 +136,9 @@ def test_a_checkpoint_from_before_there_were_budgets_is_loaded():
     _, run = train(budgeted(num_steps=1))  # writes what a version of then would have, and more
     saved = CheckpointStore(run.checkpoints, keep=3).load(1).meta["counters"]
     assert saved.pop("train_s") > 0
+    assert saved.pop("unmoved") == 0
     old = Counters(**saved)
-    assert (old.train_s, old.inner_steps) == (0, 36)
+    assert (old.train_s, old.inner_steps, old.unmoved) == (0, 36, 0)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +178,25 @@ def test_a_run_that_was_given_more_to_do_and_did_not_do_it_is_listed_as_unfinish
     run.config.write_text(run.config.read_text().replace("max_inner_steps: 50", ""))
     (row,) = overview()
     assert (row.state, row.ended_by, row.outer_steps) == ("unfinished", "", 2)
+
+
+def test_a_run_that_ended_before_its_meta_test_is_said_to_lack_that_alone():
+    _, run = train(budgeted(num_steps=1))
+    run.summary.unlink()
+    told = Told()
+    session.resume(run, [], told)
+    assert told.messages == [
+        f"run {run.run_id} is finished (1 outer steps): only the meta-test is left to do; "
+        "to train on, add meta.steps=2"
+    ]
+
+
+def test_outer_steps_that_moved_nothing_are_told_of_at_the_end():
+    experiment = budgeted(num_steps=2, max_bad_tasks=100)
+    diverging = experiment.inner.model_copy(update={"lr": 1e30})
+    result, run = train(experiment.model_copy(update={"inner": diverging}))
+    note = "{0} of {0} outer steps moved nothing: all their tasks were dropped; see {1}"
+    assert result.notes == (note.format(2, run.log),)
+    again = session.resume(run, ["meta.num_steps=3"], SilentProgress())
+    assert again.notes == (note.format(3, run.log),)
+    assert summary(run)["counts"]["unmoved"] == 3
