@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN_BY_GAME = tuple(column for column in RETURN_COLUMNS if column.metric != "auc")
 TARGET_COLUMNS = (
-    Column("env_steps_to_target", "env steps to it ↓", 1, 0, more=False),
+    Column("env_steps_to_target", "env steps to it ↓", 1, 0, more=False, absent="no episode ended"),
     Column("reached", "reached, % ↑", 100, 1, more=True),
 )
 
@@ -24,7 +24,8 @@ TARGET_COLUMNS = (
 def target_table(evaluation: Evaluation) -> Table | None:
     """Return a row per method: env steps to the target return, and the share that reached it.
 
-    None for a meta-test without a target.
+    The best is marked if one of them did, and all could be judged. None for a meta-test without a
+    target.
     """
     if evaluation.target_return is None:
         return None
@@ -37,7 +38,11 @@ def target_table(evaluation: Evaluation) -> Table | None:
         "is known when it ends. Adaptations that did not get there count\n"
         "with all their env steps: where there are any, the mean is a least."
     )
-    return methods_table(evaluation, title, TARGET_COLUMNS, caption)
+    reached = [metrics.get("reached") for metrics in evaluation.summary().values()]
+    if None in reached:
+        caption += "\nWhere no episode ended nobody knows: adapt for more inner steps."
+    marks_best = all(reached) and any(one["mean"] > 0 for one in reached if one)
+    return methods_table(evaluation, title, TARGET_COLUMNS, caption, marks_best)
 
 
 def games_table(evaluation: Evaluation) -> RenderableType | None:
@@ -69,8 +74,10 @@ def games_table(evaluation: Evaluation) -> RenderableType | None:
 
 
 def _with_spread(figure: TaskFigure | None, column: Column) -> str:
-    """Return mean ± sd; a dash where the figure is not there, as for an unpublished score."""
-    if figure is None or not math.isfinite(figure.mean):
+    """Return mean ± sd; a dash, say, where the figure is not there, as for an unpublished score."""
+    if figure is None:
+        return column.absent
+    if not math.isfinite(figure.mean):
         return "-"
     mean = f"{column.factor * figure.mean:,.{column.digits}f}"
     sd = column.factor * figure.sd

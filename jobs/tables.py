@@ -30,6 +30,7 @@ class Column:
     factor: int
     digits: int
     more: bool  # whether more is better
+    absent: str = "-"  # where a method does not have it
 
 
 COLUMNS = (
@@ -65,7 +66,11 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def methods_table(
-    evaluation: Evaluation, title: str, columns: Sequence[Column], caption: str
+    evaluation: Evaluation,
+    title: str,
+    columns: Sequence[Column],
+    caption: str,
+    marks_best: bool = True,
 ) -> Table:
     """Return a row per method with its mean ± 95 % interval in `columns`; the best has a *."""
     summary = evaluation.summary()
@@ -78,7 +83,10 @@ def methods_table(
         table.add_column(column.title, justify="right", no_wrap=True)
     several_seeds = len({curve.seed for curve in evaluation.curves}) > 1
     table.add_column("pairs" if several_seeds else "tasks", justify="right", no_wrap=True)
-    best = {column.metric: _best(summary, column.metric, column.more) for column in columns}
+    best = {
+        column.metric: _best(summary, column.metric, column.more) if marks_best else None
+        for column in columns
+    }
     for method, metrics in summary.items():
         cells = [
             _figure(metrics.get(column.metric), column, best[column.metric]) for column in columns
@@ -180,7 +188,7 @@ def column_widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
 
 def _figure(values: dict[str, Any] | None, column: Column, best: float | None) -> Text:
     if values is None or not math.isfinite(values["mean"]):
-        return Text("-" if values is None else "diverged")
+        return Text(column.absent if values is None else "diverged")
     factor, digits = column.factor, column.digits
     text = f"{factor * values['mean']:,.{digits}f}"
     if math.isfinite(values["ci95"]):  # a single task has no interval

@@ -33,7 +33,7 @@ from algorithms.scoring import (
 from pipeline.errors import BadInputError
 from pipeline.files import write_atomic
 from pipeline.runs import json_text
-from pipeline.task_figures import task_figures
+from pipeline.task_figures import judged_by, task_figures
 from pipeline.task_kinds import ENVIRONMENT_KINDS
 
 CURVES, SUMMARY, TASKS = "curves.parquet", "summary.parquet", "tasks.parquet"
@@ -169,7 +169,8 @@ class Evaluation:
 
         Metrics are `auc` (see `TaskCurve.figures`) and the held-out ones, of them those
         that all of a method's curves have; an adaptation that diverged has no loss, so that the
-        mean loss is NaN (null in JSON) and the other metrics count it as wrong. Repeats of a task
+        mean loss is NaN (null in JSON) and the other metrics count it as wrong. A method in whose
+        adaptations no episode ended has no figures of the target return. Repeats of a task
         are averaged first. The 95 % interval, mean ± ci95, is over tasks; with several seeds it is
         over (task, seed) pairs, which are taken for independent although a task under two seeds
         is still the same task. Of several seeds `ci95_seeds` is over the seeds' own means.
@@ -239,7 +240,8 @@ def _summarise(curves: list[TaskCurve], target_return: float | None) -> dict[str
         "tasks": len({task for task, _ in groups}),
         "seeds": len({seed for _, seed in groups}),
     }
-    figures = [[curve.figures(target_return) for curve in repeats] for repeats in groups.values()]
+    target = judged_by(curves, target_return)
+    figures = [[curve.figures(target) for curve in repeats] for repeats in groups.values()]
     shared = set.intersection(*(set(one) for repeats in figures for one in repeats))
     summary = {}
     for metric in sorted(shared, key=lambda name: (name != "auc", name)):

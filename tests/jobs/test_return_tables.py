@@ -43,6 +43,37 @@ def test_target_table_says_who_got_there_and_after_how_many_env_steps():
     assert target_table(replace(judged, target_return=None)) is None
 
 
+def without_ends(judged, method):
+    """The meta-test, as if no episode had ended in the adaptations by `method`."""
+    none = np.full(2, np.nan, np.float32)
+    curves = [replace(one, returns=none) if one.method == method else one for one in judged.curves]
+    return replace(judged, curves=tuple(curves))
+
+
+def test_where_no_episode_ended_the_target_table_says_so_and_marks_no_best():
+    judged = in_environments("control", {"leap": 60.0, "scratch": 500.0}, target_return=195.0)
+    rows = cells(target_table(without_ends(judged, "leap")))
+    assert "leap no episode ended - 2" in rows
+    assert "scratch 80 ± 0 100.0 ± 0.0 2" in rows
+    assert "Where no episode ended nobody knows: adapt for more inner steps." in rows
+    assert not any("nobody knows" in row for row in cells(target_table(judged)))
+    none = without_ends(without_ends(judged, "leap"), "scratch")
+    assert "scratch no episode ended - 2" in cells(target_table(none))
+
+
+def test_where_no_method_reached_the_target_none_is_the_best():
+    rows = cells(target_table(in_environments("control", {"a": 1.0, "b": 2.0}, target_return=195)))
+    assert "a 160 ± 0 0.0 ± 0.0 2" in rows
+    assert "b 160 ± 0 0.0 ± 0.0 2" in rows
+
+
+def test_a_game_of_which_no_episode_ended_says_so_by_game():
+    games = in_environments("atari", {"leap": 500.0, "scratch": 500.0}, target_return=195.0)
+    rows = cells(games_table(without_ends(games, "scratch")))
+    assert "a leap 500.0 80 100.0 1" in rows
+    assert any(row.startswith("a scratch 500.0 no episode ended - 1") for row in rows)
+
+
 def test_games_show_the_target_too_and_a_diverged_adaptation_as_not_there():
     games = in_environments("atari", {"leap": 500.0}, target_return=195.0)
     first, second = games.curves

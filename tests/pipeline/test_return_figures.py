@@ -45,6 +45,21 @@ def test_summary_has_env_steps_to_the_target_and_the_share_that_reached_it():
     assert "reached" not in replace(judged, target_return=None).summary()["leap"]
 
 
+def test_where_no_episode_ended_nothing_is_said_of_the_target(tmp_path):
+    judged = in_environments("atari", {"leap": 500.0}, target_return=250.0)
+    none = np.full(2, np.nan, np.float32)
+    first, second = judged.curves
+    one_ended = replace(judged, curves=(replace(first, returns=none), second))
+    assert one_ended.summary()["leap"]["reached"]["mean"] == 0.5
+    assert [f.task for f in task_figures(one_ended) if f.metric == "reached"] == ["b"]
+    none_ended = replace(judged, curves=tuple(replace(c, returns=none) for c in judged.curves))
+    assert set(none_ended.summary()["leap"]) == {"auc", "return"}
+    none_ended.to_parquet(tmp_path)
+    again = Evaluation.from_parquet(tmp_path)
+    assert again.target_return == 250
+    assert again.summary() == none_ended.summary()
+
+
 def test_target_of_runs_is_kept_and_a_comparison_can_take_another(tmp_path):
     in_environments("control", {"leap": 500.0}, target_return=250.0).to_parquet(tmp_path)
     read = Evaluation.from_parquet(tmp_path)
