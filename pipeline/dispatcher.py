@@ -96,8 +96,7 @@ class Dispatcher:
         self._again.appendleft(spec)
 
     def _retry(self, failure: TaskFailure) -> TaskSpec:
-        spec = failure.spec
-        name = f"task {spec.index} of {spec.purpose} step {spec.meta_step}"
+        spec, name = failure.spec, failure.spec.title
         if not failure.is_lost:
             raise TaskFailedError(f"{name} raised {failure.reason}")
         if spec.losses >= self._max_retries:

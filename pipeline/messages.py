@@ -62,6 +62,16 @@ class TaskSpec:
         """What tells its contribution to an outer step from all others of its run."""
         return self.meta_step, self.index
 
+    @property
+    def title(self) -> str:
+        """What messages call it: outer steps are counted from 1, as in lines of progress.
+
+        In async mode a task's outer step is the one that was under way when it began.
+        """
+        if self.purpose == "train":
+            return f"task {self.index} of outer step {self.version + 1}"
+        return f"task {self.index} of the {'meta-test' if self.split == 'test' else 'validation'}"
+
     def retry(self) -> TaskSpec:
         """Return the same work as the next attempt."""
         return replace(self, attempt=self.attempt + 1, losses=self.losses + 1)

@@ -42,15 +42,14 @@ class OpenTasks:
         if point is None:
             return fresh(spec).resumed(0, str(journal.folder))
         step, version = point
+        spec = replace(spec, version=version)
         logger.warning(
-            "task %d of %s step %d goes on from its inner step %d%s",
-            spec.index,
-            spec.purpose,
-            spec.meta_step,
+            "%s goes on from its inner step %d%s",
+            spec.title,
             step,
             "; its environments begin new episodes" if self._new_episodes else "",
         )
-        return replace(spec, version=version).resumed(step, str(journal.folder))
+        return spec.resumed(step, str(journal.folder))
 
     def take(self, segment: Segment) -> TaskRecord:
         """Take in a segment; return all that is known of its task's attempt."""

@@ -174,7 +174,7 @@ def open_backend(experiment: Experiment, start: Start, progress: Progress) -> It
 def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, experiment: Experiment) -> str:
     last, meta = experiment.meta.num_steps, experiment.meta.model_dump()
     if checkpoint is None:
-        return f"run {run.run_id} has no checkpoint yet: it begins at outer step 0 of {last}"
+        return f"run {run.run_id} has no checkpoint yet: it begins from the start"
     step, counts = checkpoint.step, checkpoint.meta["counters"]
     key = spent(meta, counts)
     if step < last and not key:

@@ -261,7 +261,7 @@ class Trainer:
         if not segment.finite:
             logger.warning(
                 "outer step %d: task %d (%s) left out: %s",
-                segment.spec.meta_step,
+                self.version + 1,
                 segment.spec.index,
                 segment.task,
                 segment.failure or "its loss or gradient is not finite",

@@ -117,7 +117,7 @@ def test_an_environment_that_raises_is_left_out_and_named_in_a_line_each(home, c
     lines = out.splitlines()
     why = f"environment {FAILING}: step raised FloatingPointError: the wheel came off"
     left_out = [line for line in lines if line.endswith(f"left out: {why}")]
-    assert [line.partition(":")[0] for line in left_out] == 2 * ["outer step 0"] + ["meta-test"]
+    assert [line.partition(":")[0] for line in left_out] == 2 * ["outer step 1"] + ["meta-test"]
     assert any("2 dropped" in line for line in lines)
     assert err.splitlines()[-1] == f"error: the meta-test has no task left: {why}"
     assert "Traceback" not in out + err

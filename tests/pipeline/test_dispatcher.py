@@ -71,12 +71,12 @@ def test_a_task_whose_worker_died_begins_again_under_the_next_attempt():
 
 
 def test_a_task_that_keeps_losing_its_worker_ends_the_run():
-    with pytest.raises(RunFailedError, match="task 0 of train step 0 was lost 3 times"):
+    with pytest.raises(RunFailedError, match="task 0 of outer step 1 was lost 3 times"):
         list(dispatcher(FakeBackend(deaths={0: 9}), max_retries=2).run(specs(1)))
 
 
 def test_a_task_whose_own_code_raised_is_not_tried_again():
-    with pytest.raises(RunFailedError, match="task 0 of train step 0 raised killed"):
+    with pytest.raises(RunFailedError, match="task 0 of outer step 1 raised killed"):
         list(dispatcher(FakeBackend(deaths={0: 1}, lost=False)).run(specs(1)))
 
 
@@ -100,3 +100,16 @@ def test_tasks_that_only_waited_behind_the_dead_one_are_not_charged():
     segments = list(dispatcher(backend, counters, max_retries=2).run(specs(4)))
     assert {s.spec.index: s.spec.attempt for s in segments if s.final} == {0: 2, 1: 0, 2: 0, 3: 0}
     assert counters.retries == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "title"),
+    [
+        (TaskSpec(2, 1, 7, "train", version=2), "task 1 of outer step 3"),
+        (TaskSpec(4, 17, 7, "train", version=9), "task 17 of outer step 10"),  # async
+        (TaskSpec(2, 1, 7, "test", 2, purpose="evaluate"), "task 1 of the meta-test"),
+        (TaskSpec(2, 1, 7, "val", 2, purpose="evaluate"), "task 1 of the validation"),
+    ],
+)
+def test_outer_steps_are_counted_from_one_in_messages(spec, title):
+    assert spec.title == title

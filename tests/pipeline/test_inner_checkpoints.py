@@ -132,7 +132,7 @@ def test_a_finished_task_of_an_open_meta_batch_is_not_run_again(tmp_path, expect
     seen = watched(resumed)
     resumed.train(1)
     assert seen == []
-    assert "goes on from its inner step 40" in caplog.text
+    assert "task 0 of outer step 1 goes on from its inner step 40" in caplog.text
     resumed.train(2)
     assert_undisturbed(tmp_path, expected)
 

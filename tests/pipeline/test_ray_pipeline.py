@@ -153,7 +153,7 @@ def test_a_task_that_raises_ends_the_run_with_a_line_and_a_checkpoint(
     with Session(tmp_path) as session:
         session.trainer.train(1)
         monkeypatch.setattr(pipeline.schedule, "sample_meta_batch", lambda *_: [99])
-        with pytest.raises(RunFailedError, match=r"task 0 of train step 1 raised IndexError"):
+        with pytest.raises(RunFailedError, match=r"task 0 of outer step 2 raised IndexError"):
             session.trainer.train(3)
         assert session.books.checkpoints.steps() == [1]
 

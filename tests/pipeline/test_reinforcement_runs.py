@@ -182,7 +182,7 @@ def test_a_task_whose_environment_hangs_is_left_out_counted_and_named(
     finally:
         backend.close()
     hung = "OuterloopHangs-v0 #{}: step took over 2 s (environments.timeout_s)"
-    assert f"outer step 0: task 0 ({HANGING} #train-1) left out: environment" in caplog.text
+    assert f"outer step 1: task 0 ({HANGING} #train-1) left out: environment" in caplog.text
     assert caplog.text.count(hung.format("train-1")) == 1
     assert caplog.text.count(hung.format("test-0")) == caplog.text.count(hung.format("test-1")) == 2
     assert [(c.method, c.task[-1]) for c in curves] == [("leap", "2"), ("scratch", "2")]
