@@ -58,7 +58,7 @@ class OpenTasks:
         record = self._records.get(name)
         if record is None or record.spec.attempt != spec.attempt:
             journal.rewind(spec.resume)
-            record = self._records[name] = self._replayed(spec, journal)
+            record = self._records[name] = self._replayed(spec, journal, record)
         journal.add(segment.rows)
         record.add(segment)
         if segment.kept:
@@ -75,9 +75,16 @@ class OpenTasks:
             self._records.pop(self._journals.name(spec), None)
             self._journals.release(spec)
 
-    def _replayed(self, spec: TaskSpec, journal: TaskJournal) -> TaskRecord:
-        """Return the record of the inner steps that an earlier attempt took."""
+    def _replayed(
+        self, spec: TaskSpec, journal: TaskJournal, earlier: TaskRecord | None
+    ) -> TaskRecord:
+        """Return the record of the inner steps that an earlier attempt took.
+
+        Without a record of it, that was in an earlier process.
+        """
         record = TaskRecord(spec)
         for rows in journal.batches(self._inner.segment_steps):  # sums bitwise as they were
             record.add_rows(rows)
+        there = record.num_steps, record.env_steps
+        record.replayed = there if earlier is None else min(there, earlier.replayed)
         return record

@@ -115,7 +115,6 @@ class RunSession:
         """Meta-train to the end, meta-test, and put all of it on record."""
         with self._ending.of("train --resume"):
             self._describe()
-            before = asdict(self._books.counters)
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
             first = here = self._trainer.version
             is_due = every and here and (here % every == 0 or here == last)
@@ -131,14 +130,14 @@ class RunSession:
             for note in notes if self._trainer.version > first else ():
                 logger.warning("%s", note)
             trained_s = time.monotonic() - self._begun
-            done = {
-                name: getattr(self._books.counters, name) - before[name]
-                for name in ("inner_steps", "env_steps")
+            taken = {
+                "inner_steps": self._trainer.inner_steps_taken,
+                "env_steps": self._trainer.env_steps_taken,
             }
             self._trainer.train(last)  # writes the checkpoint of a run of no steps
             evaluation, plot = self._full_meta_test(self._experiment.evaluation.baselines)
             summary = self._summarise(
-                evaluation, {f"{k}_per_s": count / trained_s for k, count in done.items() if count}
+                evaluation, {f"{k}_per_s": count / trained_s for k, count in taken.items() if count}
             )
         return TrainResult(
             run_id=self._run.run_id,

@@ -30,6 +30,7 @@ class TaskRecord:
     env_steps: int = 0  # of reinforcement learning
     return_sum: float = 0.0  # of `episode_return`, over the `num_returns` steps that have one
     num_returns: int = 0
+    replayed: tuple[int, int] = (0, 0)  # of its inner and env steps, those of an earlier process
 
     def add(self, segment: Segment) -> None:
         """Take in the next segment."""
@@ -55,6 +56,11 @@ class TaskRecord:
         returns = rows.column("episode_return").drop_null()
         self.return_sum += float(returns.to_numpy().sum(dtype=np.float64))
         self.num_returns += len(returns)
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        """How many inner and env steps of it this process took; the others it found on disk."""
+        return self.num_steps - self.replayed[0], self.env_steps - self.replayed[1]
 
     @property
     def mean_return(self) -> float:

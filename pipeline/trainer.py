@@ -106,6 +106,7 @@ class Trainer:
         self._of_episodes = is_episodic(experiment)
         self._between_steps = True  # aggregator, books and `version` agree
         self._saved_version = version if books.checkpoints.steps() else -1
+        self.inner_steps_taken = self.env_steps_taken = 0  # of whole outer steps, by this process
         self._started = (time.monotonic(), version, self.budgets())
 
     def train(self, until: int) -> None:
@@ -288,6 +289,8 @@ class Trainer:
             counters.tasks += 1
             counters.inner_steps += record.num_steps
             counters.env_steps += record.env_steps
+            self.inner_steps_taken += record.taken[0]
+            self.env_steps_taken += record.taken[1]
             counters.dropped += record.spec.key in commit.dropped
             counters.stale += record.finite and record.spec.key in commit.dropped
             counters.bad_in_a_row = 0 if record.finite else counters.bad_in_a_row + 1
@@ -309,7 +312,7 @@ class Trainer:
     ) -> None:
         counters = self._books.counters
         figures = outer_figures(records, updates) | {
-            "perf/inner_steps_per_s": sum(r.num_steps for r in records) / wall_s,
+            "perf/inner_steps_per_s": sum(r.taken[0] for r in records) / wall_s,
             "perf/tasks_in_flight": float(self._dispatcher.peak_in_flight),
             "fault/retries": float(counters.retries),
             "fault/dropped_tasks": float(counters.dropped),
@@ -323,8 +326,8 @@ class Trainer:
             }
         returns = returns_by_environment(records)
         figures |= returns
-        if env_steps := sum(record.env_steps for record in records):
-            figures["perf/env_steps_per_s"] = env_steps / wall_s
+        if any(record.env_steps for record in records):
+            figures["perf/env_steps_per_s"] = sum(r.taken[1] for r in records) / wall_s
         known = {name: value for name, value in figures.items() if not math.isnan(value)}
         self._books.metrics.log_metrics(self.version, known)
         self._progress.outer_step(

@@ -120,6 +120,7 @@ def test_a_driver_that_dies_in_mid_task_goes_on_from_there(tmp_path, expected, d
     resumed.train(2)
     assert_undisturbed(tmp_path, expected)
     assert all(number <= EVERY for number in repeated(seen + after).values())
+    assert resumed.inner_steps_taken == sum(number for *_, number in after)
 
 
 def test_a_finished_task_of_an_open_meta_batch_is_not_run_again(tmp_path, expected, caplog):
@@ -128,10 +129,12 @@ def test_a_finished_task_of_an_open_meta_batch_is_not_run_again(tmp_path, expect
     trainer._backend.commit = lambda commit: (_ for _ in ()).throw(Died())
     with pytest.raises(Died):
         trainer.train(1)
-    resumed, _ = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
+    resumed, books = make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)
     seen = watched(resumed)
     resumed.train(1)
     assert seen == []
+    assert books.metrics.points[-1][1]["perf/inner_steps_per_s"] == 0
+    assert (resumed.inner_steps_taken, books.counters.inner_steps) == (0, 120)
     assert "task 0 of outer step 1 goes on from its inner step 40" in caplog.text
     resumed.train(2)
     assert_undisturbed(tmp_path, expected)
@@ -292,6 +295,7 @@ def test_a_killed_worker_repeats_at_most_the_steps_since_its_last_checkpoint(
     assert last_seen - resumed_at <= EVERY + 2  # and the segment on its way
     assert_undisturbed(tmp_path, expected)
     assert books.counters.inner_steps == 2 * 3 * 40  # the outer update happened once
+    assert trainer.inner_steps_taken == 2 * 3 * 40  # all of them by this process
 
 
 def test_losses_count_anew_once_a_task_has_come_further():
@@ -345,6 +349,8 @@ def test_an_environment_goes_on_with_new_episodes_and_says_so(tmp_path, caplog, 
     env_steps = table["env_steps"].to_pylist()
     assert env_steps == sorted(env_steps)
     assert books.counters.env_steps == env_steps[-1]
+    assert resumed.inner_steps_taken == 40 - 18
+    assert resumed.env_steps_taken == env_steps[-1] - env_steps[17]
     assert np.array_equal(parameters(folder), parameters(tmp_path / "quiet")) == restart
     assert trajectory(folder).equals(trajectory(tmp_path / "quiet")) == restart
 
