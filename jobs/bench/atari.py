@@ -24,6 +24,7 @@ most on a machine that others use too.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -37,6 +38,7 @@ from torch import Tensor
 from jobs import catalog
 from jobs.bench import atari_peer
 from jobs.bench.measured_process import MeasuredProcess, Take, steps_per_second
+from jobs.console import say
 from pipeline.config import Experiment
 from pipeline.environments import AtariEnvironment
 from pipeline.errors import BadInputError
@@ -60,7 +62,7 @@ def run(
     repeats: int = 5,
     overrides: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Measure; return the figures by name.
+    """Measure, telling of each part on stderr; return the figures by name.
 
     `env_steps_per_s` is ours on two workers; `ratio_to_bound` and `ratio_to_peer` are medians of
     ratios within a repeat. Without the library `peer` says how to install it, and `ratio_to_peer`
@@ -83,6 +85,7 @@ def run(
     figures = reported(experiment, rates)
     if atari_peer.is_installed():
         figures["peer_version"] = atari_peer.installed_version()
+    _tell("loading the game")
     return figures | {
         "task_start_s": median(start_seconds(experiment) for _ in range(repeats)),
         "repeats": repeats,
@@ -135,13 +138,20 @@ def _rates(experiment: Experiment, cores: list[int], repeats: int) -> dict[str, 
                 peer = start(threads, _pinned, atari_peer.peer_loop, experiment, cores)
                 contestants[f"peer_threads_{threads}"] = [peer]
         rates: dict[str, list[float]] = {name: [] for name in contestants}
-        for processes in contestants.values():
+        for name, processes in contestants.items():
+            _tell(f"starting {name}")
             steps_per_second(processes, 1)  # a process is built while it is waited for
-        for _ in range(repeats):
+        for repeat in range(1, repeats + 1):
             for name, processes in contestants.items():
+                _tell(f"{name}, {repeat} of {repeats}")
                 rate = steps_per_second(processes, steps)
                 rates[name].append(rate * env_steps(experiment))
     return rates
+
+
+def _tell(part: str) -> None:
+    """Say on stderr what is measured now: all of it takes minutes."""
+    say(f"bench atari: {part}", sys.stderr)
 
 
 def _pinned(build: Any, experiment: Experiment, cores: list[int]) -> Take:

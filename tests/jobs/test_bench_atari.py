@@ -14,8 +14,15 @@ TINY = ("environments.num_envs=2", "environments.unroll=2")
 
 
 @pytest.mark.timeout(600)  # nine processes, each of which imports torch
-def test_every_figure_is_measured():
+def test_every_figure_is_measured_and_every_part_told_of(capsys):
     figures = atari.run(num_steps=2, repeats=1, overrides=TINY)
+
+    out, err = capsys.readouterr()
+    told = [line.removeprefix("bench atari: ") for line in err.splitlines()]
+    assert out == ""
+    assert told[-1] == "loading the game"
+    for part in ("two_workers", "one_worker", "ale_two_threads", "network_one_process"):
+        assert told.index(f"starting {part}") < told.index(f"{part}, 1 of 1")
 
     parts = ("ale_one_thread", "ale_two_threads", "ale_two_processes", "network_two_processes")
     assert all(figures[f"{part}_env_steps_per_s"] > 0 for part in parts)
