@@ -147,7 +147,7 @@ class PlainLines(Messages):
 
     def outer_step(self, progress: OuterProgress) -> None:
         """Print the step if the last line is long enough ago or it is the last one."""
-        if self._is_due(progress.step == progress.num_steps):
+        if self._is_due(progress.is_last):
             self.message(line_of(progress))
 
     def tasks(self, batch: BatchProgress) -> None:

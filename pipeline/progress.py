@@ -27,6 +27,11 @@ class OuterProgress:
     of_episodes: bool = False  # whether a step within a task is an episode, not an inner step
     episode_return: float | None = None  # mean over environments; of reinforcement learning
 
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends meta-training: all steps are taken, or a budget is used up."""
+        return self.step == self.num_steps or self.eta_s == 0
+
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:

@@ -76,7 +76,7 @@ class LoggedProgress:
     def outer_step(self, progress: OuterProgress) -> None:
         """Log the first step, the last one, and now and then one between."""
         now = time.monotonic()
-        if now >= self._next_line or progress.step == progress.num_steps:
+        if now >= self._next_line or progress.is_last:
             self._next_line = now + self._every_s
             logger.info("%s", line_of(progress))
         self._progress.outer_step(progress)

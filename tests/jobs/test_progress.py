@@ -133,3 +133,13 @@ def test_episodes_have_a_loss_of_their_own_and_no_inner_steps():
     said = figures(replace(STEP, of_episodes=True))
     assert said[0] == "loss 0.750"
     assert "140 episodes/s" in said
+
+
+@pytest.mark.parametrize("last", [{"step": 10}, {"step": 6, "eta_s": 0.0}], ids=["steps", "budget"])
+def test_the_last_outer_step_has_a_line_whatever_ended_the_run(last):
+    console = Console(file=io.StringIO(), force_terminal=False, width=160)
+    progress = PlainLines(console, every_s=1000.0)
+    for step in (replace(STEP, step=1), replace(STEP, step=5), replace(STEP, **last)):
+        progress.outer_step(step)
+    steps = [line.split()[1] for line in console.file.getvalue().splitlines()]
+    assert steps == ["1/10", f"{last['step']}/10"]
