@@ -231,7 +231,7 @@ def test_slices_that_are_lost_again_and_again_end_the_run(tmp_path, caplog):
     backend = LocalBackend(experiment, Start())
     backend.missing = lambda commit: [(0, 1)]
     trainer, books = make_trainer(experiment, backend, tmp_path)
-    with pytest.raises(RunFailedError, match="task 1 of outer step 1 lost its worker 3 times"):
+    with pytest.raises(RunFailedError, match="task 1 of outer step 1 was lost 3 times"):
         trainer.train(1)
     assert books.counters.retries == 2
     assert "slices of its outer gradient were lost" in caplog.text

@@ -15,7 +15,7 @@ from tests.processes import kill_after, start
 LONG = MAX_BUFFERED_ROWS + 17
 
 COMMITS_FOREVER = """
-import sys, pathlib
+import shutil, sys, pathlib
 from pipeline.journal import MAX_BUFFERED_ROWS
 from pipeline.trajectories import TrajectoryWriter
 from tests.pipeline.test_trajectories import journal
@@ -25,7 +25,7 @@ meta_step = 0
 while True:
     long = journal(folder / "long", meta_step, 0, MAX_BUFFERED_ROWS + 5)
     writer.commit(meta_step, [long, journal(folder / "short", meta_step, 1, 50)])
-    long.remove()
+    shutil.rmtree(long.folder)
     print(meta_step, flush=True)
     meta_step += 1
 """
