@@ -211,7 +211,7 @@ class Evaluation:
         """Read what `to_parquet` wrote; BadInputError if it is not there or damaged."""
         path = folder / CURVES
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(path, page_checksum_verification=True)
             rest = json.loads((table.schema.metadata or {})[METADATA])
             rows = table.cast(CURVES_SCHEMA.with_metadata(table.schema.metadata)).to_pylist()
             return cls(tuple(_curve(row) for row in rows), **rest)
@@ -275,5 +275,5 @@ def _curve(row: dict[str, Any]) -> TaskCurve:
 
 def _write_table(table: pa.Table, path: Path) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     write_atomic(path, sink.getvalue().to_pybytes())

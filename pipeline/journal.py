@@ -168,7 +168,7 @@ class TaskJournal:
     def _write(self, table: pa.Table, end: int) -> None:
         path = self.folder / f"rows-{self._end_on_disk():012d}-{end:012d}.parquet"
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression=COMPRESSION)
+        pq.write_table(table, sink, compression=COMPRESSION, write_page_checksum=True)
         with disk_errors(f"rows of a task in {self.folder}", "free space, then resume the run"):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, sink.getvalue().to_pybytes())
@@ -240,7 +240,8 @@ class Journals:
 
 def _holds_rows(path: Path, num_rows: int) -> bool:
     try:
-        return bool(pq.read_table(path).num_rows == num_rows)
+        table = pq.read_table(path, page_checksum_verification=True)
+        return bool(table.num_rows == num_rows)
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:120]
         logger.warning("%s is damaged (%s); its inner steps are taken again", path, reason)

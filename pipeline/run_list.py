@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +42,7 @@ def _read(run: RunFolder) -> RunRow:
     tree = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     done = _steps_kept(run)
     last = int(tree["meta"]["num_steps"])
-    in_use = _in_use(run)
+    in_use = run.is_in_use()
     ended_by = "" if in_use else _ended_by(run.read_summary(), tree["meta"], done)
     return RunRow(
         run_id=run.run_id,
@@ -82,12 +80,3 @@ def _ended_by(summary: dict[str, Any], meta: dict[str, Any], done: int) -> str:
     if counts.get("outer_steps") != done:
         return ""
     return "meta.num_steps" if done == int(meta["num_steps"]) else spent(meta, counts)
-
-
-def _in_use(run: RunFolder) -> bool:
-    with contextlib.suppress(OSError), (run.path / ".lock").open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

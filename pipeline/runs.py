@@ -209,6 +209,18 @@ class RunFolder:
                 os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
 
+    def is_in_use(self) -> bool:
+        """Whether a process is at work on this run; looks at the lock and takes none."""
+        path = self.path / ".lock"
+        if not path.is_file():
+            return False
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def read_experiment(self) -> Experiment:
         """Return the experiment that this is a run of; BadInputError if its file is damaged."""
         from pipeline.config import load_experiment
