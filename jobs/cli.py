@@ -173,6 +173,20 @@ def watch(
 
 
 @app.command()
+def verify(
+    context: typer.Context,
+    run: RunName,
+    mlflow_timeout: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds to wait for MLflow; 0: not asked.")
+    ] = 60.0,
+) -> Result:
+    """Check a run's folder from end to end, and MLflow against it; changes nothing."""
+    from jobs import verifying
+
+    return verifying.verify(context.obj, run, mlflow_timeout)
+
+
+@app.command()
 def export(
     context: typer.Context,
     run: RunName,

@@ -194,6 +194,42 @@ class MlflowRun:
             self._client.set_terminated(self.run_id, content["status"], content["timestamp_ms"])
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """What MLflow says of a run, but for its points."""
+
+    status: str
+    is_deleted: bool
+    tracking_id: str  # empty: it is no run of ours
+    keys: tuple[str, ...]  # of its metrics
+
+
+class MlflowReader:
+    """Looks at the run `run_id` on the server at `uri` and changes nothing there.
+
+    A database is to be there already, with the run in it.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self._client = _client(uri)
+        self._run_id = run_id
+
+    def run(self) -> StoredRun:
+        """Return what is known of the run."""
+        run = self._client.get_run(self._run_id)
+        return StoredRun(
+            status=str(run.info.status),
+            is_deleted=run.info.lifecycle_stage != "active",
+            tracking_id=run.data.tags.get(TRACKING_ID_TAG, ""),
+            keys=tuple(sorted(run.data.metrics)),
+        )
+
+    def points(self, key: str) -> list[MetricPoint]:
+        """Return every point of a metric."""
+        history = self._client.get_metric_history(self._run_id, key)
+        return [MetricPoint(m.key, m.step, m.value, m.timestamp) for m in history]
+
+
 def is_refusal(error: Exception) -> bool:
     """Tell whether MLflow answered and does not want this item, so that others may still go."""
     from mlflow.exceptions import MlflowException
@@ -213,15 +249,20 @@ def _user_name() -> str:
 
 
 def _connect(uri: str) -> MlflowClient:
+    """Return a client; a database that is not there yet is made."""
+    database = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not database.exists():
+        _create_database(database)
+    return _client(uri)
+
+
+def _client(uri: str) -> MlflowClient:
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    database = Path(uri.removeprefix(SQLITE))
-    if uri.startswith(SQLITE) and not database.exists():
-        _create_database(database)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -232,13 +273,10 @@ def _create_database(path: Path) -> None:
     a process that was killed, or had no room. So it is made under another name and linked to
     its own; if another process was quicker, its store stays.
     """
-    from mlflow import MlflowClient
-
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        uri = f"{SQLITE}{temporary}"
-        MlflowClient(tracking_uri=uri, registry_uri=uri)
+        _client(f"{SQLITE}{temporary}")
         sync_file(temporary)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)

@@ -27,6 +27,8 @@ NAME = re.compile(r"state-(\d{12,19})-([0-9a-f]{16})\.safetensors")
 TREE = "tree"  # key of the header's JSON
 REFERENCE = "$tensor"  # stands in the JSON for a tensor of the file
 
+CANNOT_BE_READ = (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError)
+
 State = dict[str, Any]
 
 
@@ -89,12 +91,20 @@ def state_header(folder: Path, step: int) -> State:
     return _found(folder, step, with_tensors=False)
 
 
+def check_state(path: Path) -> None:
+    """Raise DamagedStateError unless the file at `path` is a state as it was written."""
+    try:
+        _read(path, with_tensors=False)
+    except CANNOT_BE_READ as error:
+        raise DamagedStateError(str(error)) from None
+
+
 def _found(folder: Path, step: int, with_tensors: bool) -> State:
     reason = "there is none"
     for path in [path for found, path in _states(folder) if found == step]:
         try:
             return _read(path, with_tensors)
-        except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as e:
+        except CANNOT_BE_READ as e:
             reason = f"{path.name}: {e}"
     raise DamagedStateError(f"{folder}: the state after {step} inner steps: {reason}")
 

@@ -1,0 +1,97 @@
+"""Checkpoints: every byte as it was written, numbers that are numbers, and which are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.checkpoint import VALIDATION, Checkpoint, CheckpointStore
+from pipeline.checkpoint_files import DamagedCheckpointError
+from pipeline.dispatcher import Counters
+from pipeline.errors import BadInputError
+from pipeline.runs import RunFolder
+from pipeline.verify.report import Report
+from pipeline.verify.subject import Newest, Subject, read_object
+
+
+def check_checkpoints(run: RunFolder, is_live: bool, report: Report) -> Newest | None:
+    """Check all of them, one in memory at a time; return what the newest sound one says."""
+    newest: Newest | None = None
+    for step in CheckpointStore(run.checkpoints, keep=2).steps():
+        found: list[Newest] = []
+        report.take(f"checkpoints/step-{step:06d}", _problems(run, step, is_live, found))
+        if found:
+            report.checked["checkpoints"] += 1
+            newest = found[0]
+    return newest
+
+
+def check_kept(subject: Subject, report: Report) -> None:
+    """Check which checkpoints are kept, and that the best by validation is among them."""
+    steps = CheckpointStore(subject.run.checkpoints, keep=2).steps()
+    best: list[int] = []
+    report.take(f"checkpoints/{VALIDATION}", _validation_problems(subject, steps, best))
+    if subject.is_live or subject.experiment is None:
+        return
+    keep, num_other = subject.experiment.checkpoint.keep, len(set(steps) - set(best))
+    if num_other > keep:
+        report.note(
+            f"checkpoints: {num_other} are kept besides the best by validation, of which "
+            f"checkpoint.keep={keep} leaves {keep} at the next one"
+        )
+    if num_other == 1 and subject.steps > subject.experiment.checkpoint.every:
+        report.note("checkpoints: only the newest is there, and none before it to fall back on")
+
+
+def _problems(run: RunFolder, step: int, is_live: bool, found: list[Newest]) -> Iterator[str]:
+    """Yield what is wrong with a checkpoint; add what it says to `found` if it is sound."""
+    folder = run.checkpoints / f"step-{step:06d}"
+    name = f"checkpoints/{folder.name}"
+    try:
+        checkpoint = CheckpointStore(run.checkpoints, keep=2).load(step)
+    except (DamagedCheckpointError, BadInputError) as error:
+        if not (is_live and not folder.exists()):  # an older one goes while the run goes on
+            yield f"{name}: {error}"
+        return
+    if checkpoint.step != step:
+        yield f"{name}: its manifest is that of outer step {checkpoint.step}"
+        return
+    arrays = {"parameters": checkpoint.params, **checkpoint.optimizer}
+    for part, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            yield f"{name}: {part}: {int((~np.isfinite(array)).sum())} elements are not finite"
+    found.append(_said_by(checkpoint))
+
+
+def _said_by(checkpoint: Checkpoint) -> Newest:
+    params = np.ascontiguousarray(checkpoint.params)
+    return Newest(
+        step=checkpoint.step,
+        counters=Counters(**checkpoint.meta["counters"]),
+        schedule=dict(checkpoint.meta.get("schedule") or {}),
+        parameters_sha256=hashlib.sha256(params.tobytes()).hexdigest(),
+        parameters_norm=math.sqrt(float(np.square(params, dtype=np.float64).sum())),
+    )
+
+
+def _validation_problems(subject: Subject, steps: list[int], found: list[int]) -> Iterator[str]:
+    """Yield what is wrong with the record of validations; add the best's outer step to `found`."""
+    name = f"checkpoints/{VALIDATION}"
+    try:
+        record = read_object(subject.run.checkpoints / VALIDATION)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        yield f"{name}: {error}"
+        return
+    best, newest = record.get("best"), record.get("newest")
+    step = best.get("step") if isinstance(best, dict) else None
+    if not isinstance(newest, int) or (best is not None and not isinstance(step, int)):
+        yield f"{name}: is no record of validations"
+    elif isinstance(step, int):
+        found.append(step)
+        if step not in steps and not subject.is_live:
+            yield f"{name}: outer step {step} did best, and its checkpoint is not there"

@@ -1,0 +1,108 @@
+"""tracking/metrics.jsonl: whole lines, each point once, and those that every outer step has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.verify.curves import Curve, Log, read_log
+from pipeline.verify.report import Report, few, ranges
+from pipeline.verify.subject import Subject
+
+NAME = "tracking/metrics.jsonl"
+LIVE = "live/"  # the one group whose steps are no outer steps
+# What an outer step has a point of, whatever its tasks came to.
+ALWAYS = (
+    "outer/grad_norm",
+    "outer/step_norm",
+    "outer/params_norm",
+    "perf/inner_steps_per_s",
+    "perf/tasks_in_flight",
+    "fault/retries",
+    "fault/dropped_tasks",
+)
+ALWAYS_ASYNC = (
+    "outer/staleness_mean",
+    "outer/staleness_max",
+    "perf/queue_depth",
+    "fault/stale_tasks",
+)
+CLOSE = 1e-9  # relative; sums in another order
+
+
+def load_log(path: Path, delivered: int, report: Report) -> Log:
+    """Return what can be read of the log, with a problem if that is not all."""
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no file")
+        return read_log(path, delivered) if path.exists() else Log()
+    except OSError as error:
+        report.problems.append(f"{NAME}: cannot be read: {error.strerror or error}")
+        return Log()
+
+
+def check_log(subject: Subject, log: Log, report: Report) -> None:
+    """Check the log by itself, and against the number of outer steps."""
+    report.checked["metric_points"] += log.num_points
+    report.take(NAME, _lines_problems(subject, log, report))
+    report.take(NAME, few(_order_problems(log), NAME))
+    report.take(NAME, _missing_problems(subject, log))
+    report.take(NAME, _norm_problems(subject, log))
+    if subject.is_finished:
+        beyond = {
+            step
+            for key, curve in log.curves.items()
+            if not key.startswith(LIVE)
+            for step in curve.steps
+            if step > subject.steps
+        }
+        if beyond:
+            report.note(
+                f"{NAME}: has points of outer steps beyond the end: {ranges(sorted(beyond))}"
+            )
+
+
+def _lines_problems(subject: Subject, log: Log, report: Report) -> Iterator[str]:
+    if log.bad_lines:
+        yield f"{NAME}: no metric point in line {ranges(log.bad_lines)}"
+    if log.is_torn and subject.is_finished:
+        yield f"{NAME}: its last line is not whole"
+    elif log.is_torn and not subject.is_live:
+        report.note(f"{NAME}: half a line at its end, of a process that died; it goes on resuming")
+
+
+def _order_problems(log: Log) -> Iterator[str]:
+    for key, curve in sorted(log.curves.items()):
+        steps = np.frombuffer(curve.steps, np.int64)
+        wrong = np.flatnonzero(steps[1:] <= steps[:-1])
+        if len(wrong):
+            step = int(steps[wrong[0] + 1])
+            what = (
+                "is there twice" if step in curve.steps[: int(wrong[0]) + 1] else "comes too late"
+            )
+            yield f"{NAME}: {key}: step {step} {what} ({len(wrong)} such points)"
+
+
+def _missing_problems(subject: Subject, log: Log) -> Iterator[str]:
+    is_async = subject.experiment is not None and subject.experiment.meta.mode == "async"
+    for key in ALWAYS + (ALWAYS_ASYNC if is_async else ()):
+        logged = np.frombuffer(log.curves.get(key, Curve()).steps, np.int64)
+        missing = np.setdiff1d(np.arange(1, subject.steps + 1), logged)
+        if len(missing):
+            yield f"{NAME}: {key}: no point of outer step {ranges(missing.tolist())}"
+
+
+def _norm_problems(subject: Subject, log: Log) -> Iterator[str]:
+    """Yield a problem if the newest checkpoint is not what the log says came out of its step."""
+    if subject.newest is None or subject.may_differ_when_repeated:
+        return
+    logged = log.curves.get("outer/params_norm", Curve()).at(subject.newest.step)
+    norm = subject.newest.parameters_norm
+    if logged is not None and not math.isclose(logged[0], norm, rel_tol=CLOSE):
+        yield (
+            f"{NAME}: outer/params_norm of outer step {subject.newest.step} is {logged[0]!r}, and "
+            f"the norm of the parameters in its checkpoint {norm!r}"
+        )

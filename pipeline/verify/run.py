@@ -1,0 +1,132 @@
+"""A run's folder from end to end: each kind of thing in it, and whether they agree."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.errors import BadInputError
+from pipeline.runs import RunFolder
+from pipeline.verify.checkpoints import check_checkpoints, check_kept
+from pipeline.verify.evaluation import check_evaluations
+from pipeline.verify.in_flight import check_in_flight
+from pipeline.verify.log import check_log, load_log
+from pipeline.verify.report import Report
+from pipeline.verify.stored import Stored
+from pipeline.verify.subject import Subject, entries, leftovers
+from pipeline.verify.summary import check_summary, read_summary
+from pipeline.verify.tracking import (
+    ask_mlflow,
+    check_delivered,
+    check_outbox,
+    check_stored,
+    read_target,
+)
+from pipeline.verify.trajectories import check_trajectories
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+
+MLFLOW_TIMEOUT_S = 60.0
+NEVER_CHECKED = "plots, videos, snapshots and log.txt: nothing vouches for what is in them"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a run's folder is like."""
+
+    state: str  # running, finished, unfinished
+    status: str  # of the run in MLflow; empty: not known
+    report: Report
+
+
+def verify_run(run: RunFolder, mlflow_timeout_s: float = MLFLOW_TIMEOUT_S) -> Verdict:
+    """Check all that is in the run's folder, and what MLflow has of it; change nothing.
+
+    Of a run that is under way, what comes before its newest checkpoint is checked. MLflow is asked
+    for `mlflow_timeout_s` at most; 0: not at all.
+    """
+    is_live, stamp = run.is_in_use(), _lock_stamp(run)
+    verdict = _verify(run, is_live, mlflow_timeout_s)
+    if not is_live and (run.is_in_use() or _lock_stamp(run) != stamp):
+        return _verify(run, True, mlflow_timeout_s)  # work on it began in the meantime
+    return verdict
+
+
+def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
+    report, newest, stored = Report(), None, None
+    with report.safely("checkpoints"):
+        newest = check_checkpoints(run, is_live, report)
+    experiment = _read_experiment(run, report)
+    subject = Subject(run, is_live, experiment, newest, read_summary(run, report))
+    _introduce(subject, report)
+    with report.safely("checkpoints"):
+        check_kept(subject, report)
+    check_summary(subject, report)
+    with report.safely("tracking"):
+        stored = _check_tracking(subject, mlflow_timeout_s, report)
+    with report.safely("evaluation"):
+        check_evaluations(subject, report)
+    with report.safely("in_flight"):
+        check_in_flight(subject, report)
+    with report.safely("leftovers"):
+        _check_leftovers(subject, report)
+    report.skip(NEVER_CHECKED)
+    return Verdict(subject.state, stored.run.status if stored else "", report)
+
+
+def _check_tracking(subject: Subject, mlflow_timeout_s: float, report: Report) -> Stored | None:
+    """Check the log, and MLflow and trajectories against it; return what MLflow has."""
+    # In this order: a point is in the log before it is in MLflow, and there before it is marked.
+    target = read_target(subject, report)
+    stored = ask_mlflow(subject, target, mlflow_timeout_s, report)
+    log = load_log(subject.run.metrics, target.delivered, report)
+    check_log(subject, log, report)
+    check_delivered(target, log, report)
+    if stored is not None:
+        check_stored(subject, target, log, stored, report)
+    check_outbox(subject, report)
+    check_trajectories(subject, log.curves, report)
+    return stored
+
+
+def _read_experiment(run: RunFolder, report: Report) -> Experiment | None:
+    try:
+        return run.read_experiment()
+    except BadInputError as error:
+        report.take("config.yaml", [str(error).replace(f"{run.path}/", "")])
+    except Exception as error:  # what a damaged file may hold is without end
+        report.take("config.yaml", [f"config.yaml: cannot be read ({error})"])
+    return None
+
+
+def _introduce(subject: Subject, report: Report) -> None:
+    """Say what limits the check as a whole."""
+    if subject.is_live:
+        report.note(
+            "a process is at work on the run: what comes before its newest checkpoint is checked"
+        )
+    if subject.newest is None:
+        report.note("checkpoints: there is none yet that is sound")
+
+
+def _check_leftovers(subject: Subject, report: Report) -> None:
+    """Name what processes that died left half-written: it is in nobody's way."""
+    if subject.is_live:
+        return
+    run = subject.run
+    folders = [run.path, run.checkpoints, run.trajectories, run.evaluation, run.plots]
+    folders += [run.path / "tracking", run.path / "tracking" / "pending", run.in_flight]
+    folders += [entry for entry in entries(run.in_flight) if entry.is_dir()]
+    found = [subject.name(path) for folder in folders for path in leftovers(folder)]
+    report.checked["leftovers"] = len(found)
+    if found:
+        report.note(f"half-written by a process that died, and not used: {', '.join(found)}")
+
+
+def _lock_stamp(run: RunFolder) -> int:
+    """Return when the lock was written last, which whoever begins work on the run does."""
+    with contextlib.suppress(OSError):
+        return (run.path / ".lock").stat().st_mtime_ns
+    return 0

@@ -1,0 +1,120 @@
+"""What the checks know of the run that they look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.budgets import spent
+from pipeline.dispatcher import Counters
+from pipeline.files import DISPLACED, TEMPORARY
+from pipeline.runs import RunFolder
+from pipeline.task_kinds import ENVIRONMENT_KINDS
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+
+MAX_JSON_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest checkpoint that is sound, without its vectors."""
+
+    step: int
+    counters: Counters
+    schedule: dict[str, Any]
+    parameters_sha256: str
+    parameters_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The run, and what its own files say of how far it is.
+
+    `is_live`: a process is at work on it. Then whatever it may be in the middle of is left alone:
+    only what comes before its newest checkpoint has to be whole.
+    """
+
+    run: RunFolder
+    is_live: bool
+    experiment: Experiment | None  # None: config.yaml is damaged
+    newest: Newest | None  # None: there is none that is sound
+    summary: dict[str, Any] | None  # None: there is none, or it is damaged
+
+    @property
+    def steps(self) -> int:
+        """Outer steps before the newest checkpoint."""
+        return self.newest.step if self.newest else 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end, the meta-test included, as far as is known."""
+        if self.is_live or not (self.experiment and self.newest and self.summary):
+            return False
+        counts = self.summary.get("counts")
+        if not isinstance(counts, dict) or counts.get("outer_steps") != self.newest.step:
+            return False
+        meta = self.experiment.meta
+        over = spent(meta.model_dump(), asdict(self.newest.counters))
+        return self.newest.step == meta.num_steps or bool(over)
+
+    @property
+    def state(self) -> str:
+        """How the run stands, in a word."""
+        if self.is_live:
+            return "running"
+        return "finished" if self.is_finished else "unfinished"
+
+    @property
+    def may_differ_when_repeated(self) -> bool:
+        """Whether an outer step that is taken again, after a crash, can come out otherwise.
+
+        In async mode by which tasks end first; in environments by what fails or hangs.
+        """
+        if self.experiment is None:
+            return True
+        kind, mode = self.experiment.task.kind, self.experiment.meta.mode
+        return mode == "async" or kind in ENVIRONMENT_KINDS
+
+    def name(self, path: Path) -> str:
+        """Return how messages call a file of the run."""
+        return str(path.relative_to(self.run.path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file; ValueError says what is wrong with it.
+
+    FileNotFoundError if there is none.
+    """
+    if not path.is_file():
+        if path.exists() or path.is_symlink():
+            raise ValueError("is no file")
+        raise FileNotFoundError(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("is no JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError("is no JSON object")
+    return content
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in the folder, by name; nothing if there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Yield what a process that died left half-written directly in `folder`."""
+    yield from (e for e in entries(folder) if e.name.startswith((TEMPORARY, DISPLACED)))
