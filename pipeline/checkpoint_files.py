@@ -131,8 +131,10 @@ def read_vectors(folder: Path, shards: Sequence[ShardFile]) -> tuple[Array, dict
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise DamagedCheckpointError(f"{path.name}: a link, or too large")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise DamagedCheckpointError(f"{path.name}: is no file")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise DamagedCheckpointError(f"{path.name}: too large")
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path.name}: {error}") from None

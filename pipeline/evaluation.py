@@ -31,12 +31,13 @@ from algorithms.scoring import (
     last_known,
 )
 from pipeline.errors import BadInputError
-from pipeline.files import write_atomic
+from pipeline.files import sha256_file, write_atomic
 from pipeline.runs import json_text
 from pipeline.task_figures import judged_by, task_figures
 from pipeline.task_kinds import ENVIRONMENT_KINDS
 
 CURVES, SUMMARY, TASKS = "curves.parquet", "summary.parquet", "tasks.parquet"
+CHECKSUMS = "SHA256SUMS"
 METADATA = b"outerloop"  # key of the Parquet metadata that holds all but the curves
 
 CURVES_SCHEMA = pa.schema(
@@ -180,7 +181,8 @@ class Evaluation:
     def to_parquet(self, folder: Path) -> None:
         """Write curves.parquet (a row per adaptation) and summary.parquet to `folder`.
 
-        In environments tasks.parquet too: a row per task, method and metric.
+        In environments tasks.parquet too: a row per task, method and metric. SHA256SUMS, which
+        comes last, vouches for them.
         """
         folder.mkdir(parents=True, exist_ok=True)
         summary = [
@@ -205,6 +207,7 @@ class Evaluation:
         }  # fmt: skip
         schema = CURVES_SCHEMA.with_metadata({METADATA: json_text(rest).encode()})
         _write_table(pa.Table.from_pylist(curves, schema=schema), folder / CURVES)
+        _write_checksums(folder)
 
     @classmethod
     def from_parquet(cls, folder: Path) -> Evaluation:
@@ -277,3 +280,10 @@ def _write_table(table: pa.Table, path: Path) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of each table in `folder`, as the command `sha256sum` does."""
+    tables = (path for path in sorted(folder.glob("*.parquet")) if path.is_file())
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in tables]
+    write_atomic(folder / CHECKSUMS, "".join(lines).encode())

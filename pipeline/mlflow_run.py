@@ -201,6 +201,7 @@ class StoredRun:
     status: str
     is_deleted: bool
     tracking_id: str  # empty: it is no run of ours
+    params: dict[str, str]
     keys: tuple[str, ...]  # of its metrics
 
 
@@ -221,6 +222,7 @@ class MlflowReader:
             status=str(run.info.status),
             is_deleted=run.info.lifecycle_stage != "active",
             tracking_id=run.data.tags.get(TRACKING_ID_TAG, ""),
+            params=dict(run.data.params),
             keys=tuple(sorted(run.data.metrics)),
         )
 

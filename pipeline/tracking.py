@@ -82,7 +82,7 @@ class Tracker:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested `params` under dotted keys; MLflow keeps the first value of each."""
-        self._put("params", _as_texts(flatten(params), MAX_PARAM_CHARACTERS))
+        self._put("params", params_as_texts(params))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set `tags` of the run."""
@@ -198,6 +198,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
+
+
+def params_as_texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested `params` as MLflow has them: dotted keys, texts, no passwords."""
+    return _as_texts(flatten(params), MAX_PARAM_CHARACTERS)
 
 
 def metric_name(key: str) -> str:

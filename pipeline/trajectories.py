@@ -104,6 +104,4 @@ def _row_groups(tasks: Sequence[TaskJournal]) -> Iterator[pa.Table]:
 
 
 def _open_parquet(path: Path) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        path, FILE_SCHEMA, compression=COMPRESSION, write_page_checksum=True
-    )
+    return pq.ParquetWriter(path, FILE_SCHEMA, compression=COMPRESSION, write_page_checksum=True)

@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BadInputError
-from pipeline.evaluation import CURVES, SUMMARY, TASKS, Evaluation
+from pipeline.evaluation import CHECKSUMS, CURVES, SUMMARY, TASKS, Evaluation
+from pipeline.files import sha256_file
 from pipeline.task_figures import task_figures
 from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.verify.report import Report
 from pipeline.verify.subject import Subject, entries
 
 CLOSE = 1e-9  # relative
+MAX_SUMS_CHARACTERS = 4096
 
 Row = Mapping[str, Any]
 
@@ -39,11 +41,11 @@ def check_evaluations(subject: Subject, report: Report) -> None:
 
 def _problems(subject: Subject, folder: Path, report: Report) -> Iterator[str]:
     name = subject.name(folder)
-    for file in (CURVES, SUMMARY, TASKS):
-        path = folder / file
-        if path.exists() and not (path.is_file() and not path.is_symlink()):
-            yield f"{name}/{file}: is no file"
+    for path in entries(folder):
+        if path.suffix == ".parquet" and not (path.is_file() and not path.is_symlink()):
+            yield f"{name}/{path.name}: is no file"
             return
+    yield from _checksum_problems(folder, name, report)
     try:
         evaluation = Evaluation.from_parquet(folder)
         summary = evaluation.summary()
@@ -66,6 +68,22 @@ def _problems(subject: Subject, folder: Path, report: Report) -> Iterator[str]:
             yield f"{name}/{CURVES}: has no curve of the run's own method"
         elif not _same(subject.summary.get("final"), summary[evaluation.method]):
             yield f"summary.json: final is not what follows from {name}/{CURVES}"
+
+
+def _checksum_problems(folder: Path, name: str, report: Report) -> Iterator[str]:
+    """Yield the tables that are not as they were written."""
+    sums = folder / CHECKSUMS
+    if not sums.is_file():
+        report.skip(f"{name}: checksums of its tables: there is no {CHECKSUMS}")
+        return
+    with sums.open(encoding="ascii", errors="replace") as file:
+        lines = file.read(MAX_SUMS_CHARACTERS).splitlines()
+    said = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    for path in entries(folder):
+        if path.suffix == ".parquet" and sha256_file(path) != said.pop(path.name, ""):
+            yield f"{name}/{path.name}: is not as it was written, by {CHECKSUMS}"
+    if said:
+        yield f"{name}/{CHECKSUMS}: names what is not there: {', '.join(said)}"
 
 
 def _table_problems(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.journal import FILE_SCHEMA
@@ -34,7 +35,9 @@ def read_rows(path: Path) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_shape(file)
             for number in range(file.num_row_groups):
-                yield _whole(file.read_row_group(number))
+                rows = _whole(file.read_row_group(number))
+                _check_statistics(file.metadata.row_group(number), rows)
+                yield rows
     except (OSError, pa.ArrowException, ValueError, MemoryError, RuntimeError) as error:
         raise DamagedRowsError(f"is damaged ({error})") from None
 
@@ -46,6 +49,21 @@ def _check_shape(file: pq.ParquetFile) -> None:
         group = file.metadata.row_group(number)
         if group.num_rows > ROW_GROUP or group.total_byte_size > MAX_ROW_GROUP_BYTES:
             raise DamagedRowsError("has a row group larger than any that is written")
+
+
+def _check_statistics(group: pq.RowGroupMetaData, rows: pa.RecordBatch) -> None:
+    """Check what queries go by: the least and the greatest of the whole numbers in a column."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        values = rows.column(column.path_in_schema)
+        if not pa.types.is_integer(values.type) or values.null_count == len(values):
+            continue
+        bounds, known = pc.min_max(values), column.statistics
+        if known is None or (known.min, known.max) != (
+            bounds["min"].as_py(),
+            bounds["max"].as_py(),
+        ):
+            raise DamagedRowsError(f"column {column.path_in_schema}: other bounds than it has")
 
 
 def _whole(table: pa.Table) -> pa.RecordBatch:

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.config import to_yaml
 from pipeline.errors import BadInputError
 from pipeline.runs import RunFolder
 from pipeline.verify.checkpoints import check_checkpoints, check_kept
@@ -92,8 +93,16 @@ def _check_tracking(subject: Subject, mlflow_timeout_s: float, report: Report) -
 
 
 def _read_experiment(run: RunFolder, report: Report) -> Experiment | None:
+    if not run.config.is_file():
+        report.problems.append("config.yaml: is no file")
+        return None
     try:
-        return run.read_experiment()
+        experiment = run.read_experiment()
+        if to_yaml(experiment) != run.config.read_text(encoding="utf-8"):
+            report.note(
+                "config.yaml: not as this version writes it; keys that it lacks have defaults"
+            )
+        return experiment
     except BadInputError as error:
         report.take("config.yaml", [str(error).replace(f"{run.path}/", "")])
     except Exception as error:  # what a damaged file may hold is without end

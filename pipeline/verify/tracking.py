@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
 from pipeline.redaction import redact
 from pipeline.runs import home
-from pipeline.tracking import tracking_uri
+from pipeline.session import RESUMABLE
+from pipeline.tracking import params_as_texts, tracking_uri
 from pipeline.verify.curves import Curve, Log
 from pipeline.verify.report import Report, few, ranges
 from pipeline.verify.stored import NoAnswerError, NotInMlflowError, Stored, fetch
 from pipeline.verify.subject import Subject, entries, read_object
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
 
 FOLDER = "tracking"
 NOT_OURS = "system/"  # metrics that MLflow adds by itself
@@ -114,6 +118,8 @@ def check_stored(
     for name in ("mlflow_points", "mlflow_missing", "mlflow_duplicates", "mlflow_waiting"):
         report.checked[name] = 0
     report.take("MLflow", few(_curve_problems(log, stored, report), "MLflow"))
+    if subject.experiment is not None:
+        report.take("MLflow", few(_param_problems(subject.experiment, stored), "config.yaml"))
     has_ended = subject.is_finished and stored.run.status == "FINISHED"
     if not has_ended and not (subject.is_live and stored.run.status == "RUNNING"):
         report.note(f"MLflow: the run's status is {stored.run.status}, and it is {subject.state}")
@@ -137,6 +143,14 @@ def _curve_problems(log: Log, stored: Stored, report: Report) -> Iterator[str]:
             yield f"MLflow: {key}: {duplicates} steps have more than one point"
         if other:
             yield f"MLflow: {key}: a point of step {_steps(other)} that is not in metrics.jsonl"
+
+
+def _param_problems(experiment: Experiment, stored: Stored) -> Iterator[str]:
+    """Yield the keys that are not what the run began with, but for those that may change."""
+    for key, value in params_as_texts(experiment.model_dump(mode="json")).items():
+        first = stored.run.params.get(key, value)
+        if value != first and not key.startswith(RESUMABLE):
+            yield f"config.yaml: {key} is {value!r:.80}, and in MLflow {first!r:.80}"
 
 
 def _steps(points: set[tuple[int, float, int]]) -> str:

@@ -1,0 +1,313 @@
+"""Each kind of damage is named, in a line that says where."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.checkpoint import CheckpointStore
+from pipeline.verify import verify_run
+from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.verify.conftest import FINE, dies_after
+from tests.pipeline.verify.damage import (
+    assert_named,
+    edit_json,
+    edit_lines,
+    first_part,
+    flip,
+    problems,
+    rewrite,
+    truncate,
+)
+
+
+@pytest.fixture
+def run(runs, copy):
+    return copy(runs("sync"))
+
+
+FILES = {
+    "checkpoints/step-000004/shard-000000000000.safetensors": "shard-000000000000.safetensors",
+    "checkpoints/step-000003/manifest.json": "checkpoints/step-000003: manifest.json",
+    "trajectories/meta_step=000002/part-00000.parquet": "meta_step=000002/part-00000.parquet",
+    "evaluation/curves.parquet": "evaluation/curves.parquet",
+    "evaluation/summary.parquet": "evaluation/summary.parquet",
+}
+TEXTS = {
+    "config.yaml": "config.yaml",
+    "summary.json": "summary.json",
+    "tracking/metrics.jsonl": "tracking/metrics.jsonl",
+    "tracking/target.json": "tracking/target.json",
+    "tracking/delivered.json": "tracking/delivered.json",
+}
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+@pytest.mark.parametrize(("name", "said"), FILES.items())
+def test_damaged_file_is_named(run, name, said, damage):
+    damage(run.path / name)
+    assert_named(run, said)
+
+
+@pytest.mark.parametrize(("name", "said"), TEXTS.items())
+def test_text_that_is_cut_off_is_named(run, name, said):
+    truncate(run.path / name)
+    if name == "config.yaml":  # still an experiment, but not that of the rows
+        assert "config.yaml: not as this version writes it" in verify_run(run, 0).report.notes[0]
+        said = ""
+    assert_named(run, said)
+
+
+@pytest.mark.parametrize(("name", "said"), (FILES | TEXTS).items())
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 100_000, b"\xff" * 4096])
+def test_file_of_other_content_is_named(run, name, said, content):
+    (run.path / name).write_bytes(content)
+    if (name, content) in {("tracking/metrics.jsonl", b""), ("config.yaml", b"{}")}:
+        said = ""  # which is what is missing in the one, and a sound one of another experiment
+    assert_named(run, said)
+
+
+@pytest.mark.parametrize("name", [*FILES, *TEXTS])
+def test_what_is_no_file_is_not_waited_for(run, name):
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    assert problems(run) != []
+
+
+ROWS = {
+    "a row twice": (lambda rows: rows[:5] + rows[4:], "inner step 4 is there twice"),
+    "a row missing": (lambda rows: rows[:4] + rows[5:], "inner steps 4 to 4 are missing"),
+    "a task twice": (lambda rows: rows + rows[:9], "task 0: is there twice"),
+    "the first row missing": (lambda rows: rows[1:], "begins at inner step 1"),
+    "a task cut short": (lambda rows: rows[:-2], "1 tasks are cut short"),
+    "a task missing": (lambda rows: rows[:9], "1 have no rows"),
+    "one more inner step": (
+        lambda rows: [*rows, rows[-1] | {"step": 9}],
+        "has 10 inner steps, where a task has 9",
+    ),
+    "one more task": (
+        lambda rows: rows + [row | {"task": 2} for row in rows[:9]],
+        "3 tasks, where 2 make an outer step",
+    ),
+    "another loss": (
+        lambda rows: [rows[0] | {"loss": 7.0}, *rows[1:]],
+        "train/loss_first differs from the trajectories at outer step 2",
+    ),
+    "a loss that is not finite": (
+        lambda rows: [*rows[:-1], rows[-1] | {"loss": float("nan")}],
+        "1 tasks are cut short or not finite",
+    ),
+    "another path": (
+        lambda rows: [row | {"path_length": 2 * row["path_length"]} for row in rows],
+        "train/path_length differs",
+    ),
+    "no loss": (lambda rows: [rows[0] | {"loss": None}, *rows[1:]], "column loss"),
+    "no rows": (lambda rows: [], "have no rows"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), ROWS.values(), ids=list(ROWS))
+def test_rows_that_are_not_the_runs_are_named(run, change, said):
+    rewrite(first_part(run), change)
+    assert_named(run, said)
+
+
+def test_partitions_that_are_not_the_runs_are_named(run):
+    four = run.trajectories / "meta_step=000004"
+    shutil.copytree(run.trajectories / "meta_step=000003", four)
+    assert_named(run, "a partition of meta_step 4, but the run ended before it")
+    shutil.rmtree(four)
+    shutil.rmtree(run.trajectories / "meta_step=000001")
+    shutil.rmtree(run.trajectories / "meta_step=000002")
+    assert problems(run) == ["trajectories: no partition of meta_step 1-2"]
+    (run.trajectories / "meta_step=000003" / "part-00000.parquet").unlink()
+    assert_named(run, "trajectories/meta_step=000003: part 0 is missing")
+
+
+def test_two_partitions_that_changed_places_are_named(run):
+    one, other = first_part(run, 0), first_part(run, 1)
+    one.rename(run.path / "aside")
+    other.rename(one)
+    (run.path / "aside").rename(other)
+    assert_named(run, "train/loss differs from the trajectories at outer step 1 (logged ")
+
+
+def test_a_file_of_other_columns_is_named(run):
+    shutil.copy(run.evaluation / "curves.parquet", first_part(run))
+    assert_named(run, "has other columns than a trajectory")
+
+
+LINES = {
+    "dropped": (
+        lambda lines: [line for line in lines if not (b"step_norm" in line and b": 3" in line)],
+        "outer/step_norm: no point of outer step 3",
+    ),
+    "of a figure that rows give": (
+        lambda lines: [line for line in lines if b"train/error" not in line],
+        "train/error differs from the trajectories at outer step 1 (no point",
+    ),
+    "twice": (lambda lines: lines[:3] + lines[2:], "step 1 is there twice"),
+    "no point": (lambda lines: [*lines, b'{"key": 5}\n'], "no metric point in line"),
+    "no text": (lambda lines: [*lines, b"\xff\n"], "no metric point in line"),
+    "of endless length": (lambda lines: [*lines, b"5" * 10**6 + b"\n"], "no metric point in line"),
+    "a step of a million digits": (
+        lambda lines: [lines[0].replace(b'"step": 1', b'"step": 1' + b"0" * 6000), *lines[1:]],
+        "no metric point in line 1",
+    ),
+    "not whole": (lambda lines: [*lines, lines[0][:20]], "its last line is not whole"),
+    "of another value": (
+        lambda lines: [line.replace(b'"value": ', b'"value": 1') for line in lines],
+        "train/loss differs",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), LINES.values(), ids=list(LINES))
+def test_metric_lines_that_are_not_the_runs_are_named(run, change, said):
+    edit_lines(run.metrics, change)
+    assert_named(run, said)
+
+
+def test_a_mark_of_what_was_sent_is_within_the_log(run):
+    path = run.path / "tracking" / "delivered.json"
+    edit_json(path, lambda mark: mark.update(offset=mark["offset"] - 3))
+    assert_named(run, "its mark is within a line")
+    edit_json(path, lambda mark: mark.update(offset=mark["offset"] + 30))
+    assert_named(run, "points are lost here")
+
+
+SUMMARY = {
+    "tasks": (lambda s: s["counts"].update(tasks=9), "counts.tasks is 9, and 8"),
+    "dropped": (lambda s: s["counts"].update(dropped=-1), "counts.dropped is -1"),
+    "sha256": (lambda s: s.update(parameters_sha256="0" * 64), "parameters_sha256 is"),
+    "final": (lambda s: s["final"]["auc"].update(mean=0.5), "final is not what follows"),
+    "counts": (lambda s: s.update(counts=3), "has no counts"),
+    "steps": (lambda s: s["counts"].update(outer_steps=5), "is of outer step 5"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), SUMMARY.values(), ids=list(SUMMARY))
+def test_a_summary_that_is_not_the_checkpoints_is_named(run, change, said):
+    edit_json(run.summary, change)
+    assert_named(run, said)
+
+
+def test_parameters_that_are_not_finite_or_not_those_of_the_log_are_named(run):
+    store = CheckpointStore(run.checkpoints, keep=2)
+    checkpoint = store.load(4)
+    changed = checkpoint.params.copy()
+    changed[3] += 1
+    store.save(4, [(0, changed, checkpoint.optimizer)], checkpoint.meta)
+    assert_named(run, "parameters_sha256 is", "outer/params_norm of outer step 4")
+    changed[5] = np.nan
+    store.save(4, [(0, changed, checkpoint.optimizer)], checkpoint.meta)
+    assert_named(run, "checkpoints/step-000004: parameters: 1 elements are not finite")
+
+
+def test_counters_that_the_rows_do_not_bear_out_are_named(run):
+    store = CheckpointStore(run.checkpoints, keep=2)
+    checkpoint = store.load(4)
+    counters = checkpoint.meta["counters"] | {"inner_steps": 71, "tasks": 7, "env_steps": 5}
+    meta = checkpoint.meta | {"counters": counters}
+    store.save(4, [(0, checkpoint.params, checkpoint.optimizer)], meta)
+    assert_named(run, "72 rows, but", "counts 7 tasks, 2 an outer step", "0 env steps, but")
+
+
+def test_checkpoints_of_other_versions_and_names_are_named(run):
+    (run.checkpoints / "step-000003").rename(run.checkpoints / "step-000002")
+    assert_named(run, "checkpoints/step-000002: its manifest is that of outer step 3")
+    shutil.rmtree(run.checkpoints / "step-000002")
+    notes = verify_run(run, 0).report.notes
+    assert "checkpoints: only the newest is there" in notes[0]
+
+
+def test_the_best_by_validation_is_kept(runs, copy):
+    run = copy(runs("episodes"))
+    edit_json(run.checkpoints / "validation.json", lambda v: v["best"].update(step=77))
+    assert_named(run, "outer step 77 did best, and its checkpoint is not there")
+    (run.checkpoints / "validation.json").write_text("[]")
+    assert_named(run, "checkpoints/validation.json: is no JSON object")
+
+
+def test_returns_by_task_follow_from_the_curves(runs, copy):
+    run = copy(runs("control"))
+    flip(run.evaluation / "tasks.parquet", 0.1)
+    assert_named(run, "evaluation/tasks.parquet")
+    (run.evaluation / "tasks.parquet").unlink()
+    assert_named(run, "evaluation/tasks.parquet: is missing")
+
+
+def test_a_finished_run_without_a_meta_test_is_named(run):
+    (run.evaluation / "curves.parquet").unlink()
+    assert_named(run, "evaluation/curves.parquet: there is no meta-test")
+
+
+def test_an_async_task_is_part_of_one_outer_step(runs, copy):
+    run = copy(runs("async"))
+    rewrite(first_part(run, 2), lambda rows: [r | {"task": r["task"] - 4} for r in rows])
+    assert_named(run, "trajectories: in two outer steps: task 0-1")
+    rewrite(first_part(run, 2), lambda rows: [r | {"task": r["task"] + 400} for r in rows])
+    assert_named(run, "these tasks have not ended: 400-401")
+
+
+def test_an_async_outer_step_that_was_taken_again_may_have_come_out_otherwise(runs, copy):
+    run = copy(runs("async"))
+    rewrite(first_part(run), lambda rows: [r | {"loss": r["loss"] + 1} for r in rows])
+    assert_named(run, "train/loss differs")
+    later = time.time() + 3600
+    os.utime(first_part(run).parent, (later, later))
+    verdict = verify_run(run, 0)
+    assert verdict.report.problems == []
+    assert "outer steps 2 were taken again after a crash" in verdict.report.notes[0]
+
+
+@pytest.fixture(scope="module")
+def in_flight(home):
+    """A run that died in the middle of the second outer step."""
+    inner = {"num_steps": 8, "segment_steps": 2, "checkpoint_every": 2}
+    return dies_after(14, tiny(inner=inner, **FINE))
+
+
+@pytest.mark.parametrize("pattern", ["state-*", "rows-*"])
+def test_tasks_under_way_are_checked(in_flight, copy, pattern):
+    run = copy(in_flight)
+    path = sorted(run.in_flight.glob(f"*/{pattern}"))[0]
+    flip(path)
+    assert_named(run, path.name)
+    path.unlink()
+    if pattern == "rows-*":
+        assert_named(run, "no rows of inner steps 0 to 1")
+
+
+def test_rows_of_a_task_under_way_are_those_that_the_name_says(in_flight, copy):
+    run = copy(in_flight)
+    path = sorted(run.in_flight.glob("*/rows-*"))[0]
+    rewrite(path, lambda rows: rows[:1])
+    assert_named(run, "1 rows, where its name says 2")
+
+
+def test_a_task_that_is_on_record_is_not_under_way_in_a_finished_run(run, in_flight):
+    shutil.copytree(in_flight.in_flight, run.in_flight, dirs_exist_ok=True)
+    assert_named(run, "its task is on record")
+
+
+def test_what_a_process_left_half_written_is_no_problem(run):
+    (run.checkpoints / ".tmp-step-000005-77").mkdir()
+    (run.path / ".tmp-summary.json-77").touch()
+    verdict = verify_run(run, 0)
+    assert verdict.report.problems == []
+    assert verdict.report.checked["leftovers"] == 2
+    assert "checkpoints/.tmp-step-000005-77" in verdict.report.notes[0]
+
+
+def test_names_that_no_terminal_takes_are_told_in_a_line(run):
+    (run.trajectories / "meta_step=000001" / "part-00000.parquet").unlink()
+    run.in_flight.mkdir()
+    os.mkdir(os.fsencode(run.in_flight) + b"/\xff\n\x1b[31m")
+    (path,) = run.in_flight.iterdir()
+    (path / "rows-000000000000-000000000002.parquet").touch()
+    assert_named(run, "part 0 is missing", "\\udcff")
