@@ -63,7 +63,7 @@ def _answer(uri: str, run_id: str, answers: queue.Queue[Stored | BaseException])
 
 def _fetch(uri: str, run_id: str) -> Stored:
     if uri.startswith(SQLITE):
-        _look_into_database(Path(uri.removeprefix(SQLITE)), run_id)
+        _look_into_database(Path(uri.removeprefix(SQLITE).partition("?")[0]), run_id)
     reader = MlflowReader(uri, run_id)
     try:
         run = reader.run()
