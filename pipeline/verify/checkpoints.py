@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from pipeline.errors import BadInputError
 from pipeline.runs import RunFolder
 from pipeline.verify.report import Report
 from pipeline.verify.subject import Newest, Subject, read_object
+
+REMOVED_WITHIN_S = 3.0
 
 
 def check_checkpoints(run: RunFolder, is_live: bool, report: Report) -> Newest | None:
@@ -53,7 +57,7 @@ def _problems(run: RunFolder, step: int, is_live: bool, found: list[Newest]) -> 
     try:
         checkpoint = CheckpointStore(run.checkpoints, keep=2).load(step)
     except (DamagedCheckpointError, BadInputError) as error:
-        if not (is_live and not folder.exists()):  # an older one goes while the run goes on
+        if not (is_live and _goes(folder)):
             yield f"{name}: {error}"
         return
     if checkpoint.step != step:
@@ -64,6 +68,14 @@ def _problems(run: RunFolder, step: int, is_live: bool, found: list[Newest]) -> 
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             yield f"{name}: {part}: {int((~np.isfinite(array)).sum())} elements are not finite"
     found.append(_said_by(checkpoint))
+
+
+def _goes(folder: Path) -> bool:
+    """Whether an older checkpoint is being removed, as happens while a run goes on."""
+    limit = time.monotonic() + REMOVED_WITHIN_S
+    while folder.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    return not folder.exists()
 
 
 def _said_by(checkpoint: Checkpoint) -> Newest:
