@@ -217,6 +217,19 @@ def test_counters_that_the_rows_do_not_bear_out_are_named(run):
     assert_named(run, "72 rows, but", "counts 7 tasks, 2 an outer step", "0 env steps, but")
 
 
+def test_a_point_of_tasks_that_were_left_out_for_a_hidden_reason_is_not_checked(run):
+    """Such as an outer gradient that was not finite: no row of the task says so."""
+    rewrite(first_part(run), ROWS["another loss"][0])
+    store = CheckpointStore(run.checkpoints, keep=2)
+    checkpoint = store.load(4)
+    meta = checkpoint.meta | {"counters": checkpoint.meta["counters"] | {"dropped": 1}}
+    store.save(4, [(0, checkpoint.params, checkpoint.optimizer)], meta)
+    edit_json(run.summary, lambda s: s["counts"].update(dropped=1))
+    report = verify_run(run, 0).report
+    assert report.problems == []
+    assert any("against the rows of outer steps 2" in line for line in report.not_checked)
+
+
 def test_checkpoints_of_other_versions_and_names_are_named(run):
     (run.checkpoints / "step-000003").rename(run.checkpoints / "step-000002")
     assert_named(run, "checkpoints/step-000002: its manifest is that of outer step 3")

@@ -94,6 +94,14 @@ def test_another_test_of_a_run(runs, copy):
     assert assert_sound(run).report.checked["evaluations"] == 2
 
 
+@pytest.mark.parametrize("checkpoint_every", [0, 4])
+def test_a_run_all_of_whose_tasks_were_left_out(home, checkpoint_every):
+    inner = {"num_steps": 8, "segment_steps": 4, "lr": 1e18, "checkpoint_every": checkpoint_every}
+    run = trained(tiny(inner=inner, **FINE))
+    assert run.read_summary()["counts"]["dropped"] == 8
+    assert assert_sound(run).report.checked["figures_recomputed"] == 0
+
+
 @pytest.mark.ray
 def test_a_run_on_ray_whose_worker_was_killed(home, local_ray, monkeypatch):
     take, done = Trainer._take, []
