@@ -177,8 +177,11 @@ def verify(
     context: typer.Context,
     run: RunName,
     mlflow_timeout: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds to wait for MLflow; 0: not asked.")
-    ] = 60.0,
+        int,
+        typer.Option(
+            min=0, max=3600, metavar="S", help="Seconds to wait for MLflow; 0: not asked."
+        ),
+    ] = 60,
 ) -> Result:
     """Check a run's folder from end to end, and MLflow against it; changes nothing."""
     from jobs import verifying

@@ -11,6 +11,8 @@ from contextlib import closing
 import pytest
 
 from pipeline.verify import verify_run
+from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.verify.conftest import FINE, trained
 from tests.pipeline.verify.damage import edit_json
 
 SQLITE = "sqlite:///"
@@ -38,6 +40,18 @@ def test_a_copy_of_a_store_is_as_good(stored):
     verdict = verify_run(stored[0])
     assert verdict.report.problems == []
     assert verdict.status == "FINISHED"
+
+
+def test_a_server_is_asked_too(home, server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    run = trained(tiny(**FINE))
+    verdict = verify_run(run)
+    assert verdict.report.problems == []
+    assert verdict.status == "FINISHED"
+    assert verdict.report.checked["mlflow_points"] == verdict.report.checked["metric_points"] > 0
+    edit_json(run.path / "tracking" / "target.json", lambda t: t.update(run_id="0" * 32))
+    (problem,) = verify_run(run).report.problems
+    assert problem.endswith(f"has no run {'0' * 32}")
 
 
 WHERE = "WHERE key = 'train/loss' AND step = 2 AND run_uuid = ?"
