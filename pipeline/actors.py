@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError
 
@@ -16,7 +17,7 @@ from pipeline.aggregator import AggregatorShard, Array, Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.messages import BACKPRESSURE_SEGMENTS, Piece, Segment, TaskKey, TaskSpec
-from pipeline.server import Start, build_shard, write_shard_of
+from pipeline.server import Start, build_shard, restored_shard, state_of, write_shard_of
 from pipeline.workers import make_worker
 
 
@@ -44,7 +45,8 @@ class TaskServer:
         """Stream the task's segments; `params` are references, one a shard."""
         names = [reference.hex() for reference in params]
         if self._params[0] != names:
-            self._params = (names, ray.get(list(params)))
+            published: list[Published] = ray.get(list(params))
+            self._params = (names, [one.arrays["params"] for one in published])
         for segment in self._worker.run(spec, self._params[1]):
             sent = replace(segment, pieces=tuple(_put(share) for share in segment.pieces))
             # Until the shards have fetched them, whatever the driver does with its references.
@@ -58,18 +60,24 @@ def _put(share: Sequence[Piece]) -> tuple[Piece, ...]:
 
 
 class AggregatorServer:
-    """Holds one shard and publishes its parameters in the object store once a version."""
+    """Holds one shard; what stands after an outer step goes to the object store, for the driver."""
 
     def __init__(self) -> None:
         self._shard: AggregatorShard
 
-    def start(self, experiment: Experiment, number: int, start: Start) -> list[Any]:
-        """Build the shard; return the reference to its parameters, in a list, as `commit` does.
+    @ray.method(num_returns=3)
+    def start(self, experiment: Experiment, number: int, start: Start) -> tuple[int, Any, Any]:
+        """Build the shard; return its version and what `commit` does.
 
         Not the constructor: Ray tells of an error there as text alone.
         """
         self._shard = build_shard(experiment, number, start)
-        return self._publish()
+        return self._shard.version, *self._published()
+
+    def restore(self, experiment: Experiment, number: int, published: Published) -> int:
+        """Build the shard that another actor held, from its state; return its version."""
+        self._shard = restored_shard(experiment, number, published.arrays)
+        return self._shard.version
 
     def pid(self) -> int:
         """Return the process id."""
@@ -89,18 +97,33 @@ class AggregatorServer:
         """Forward."""
         return self._shard.missing(commit)
 
-    def commit(self, commit: Commit) -> tuple[ShardUpdate, list[Any]]:
-        """Take the outer step; return it with the reference to the new parameters."""
-        return self._shard.commit(commit), self._publish()
+    @ray.method(num_returns=3)
+    def commit(self, commit: Commit) -> tuple[ShardUpdate, Any, Any]:
+        """Take the outer step; return it, the new parameters and the whole state, by reference."""
+        return self._shard.commit(commit), *self._published()
 
-    def _publish(self) -> list[Any]:
-        # Kept here too: whatever the driver does, the newest parameters stay.
-        self._published = ray.put(self._shard.params.numpy())
-        return [self._published]
+    def _published(self) -> tuple[Published, Published]:
+        params = self._shard.params.numpy()
+        return Published({"params": params}), Published(state_of(self._shard))
 
     def write_checkpoint(self, folder: Path, version: int) -> ShardFile:
         """Forward."""
         return write_shard_of(self._shard, folder, version)
+
+
+class Published:
+    """Arrays that Ray is to keep in the object store, though they are return values.
+
+    Return values are the caller's: they outlast the process that made them. But small ones travel
+    within Ray's replies, and the driver would hold them itself; these are never small.
+    """
+
+    NEVER_SMALL = 1 << 17  # bytes; Ray's limit is 100 KiB
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        size = sum(array.nbytes for array in arrays.values())
+        self.arrays = arrays
+        self._filling = np.zeros(max(0, self.NEVER_SMALL - size), np.uint8)
 
 
 # A restarted actor would come back empty and say nothing: the driver replaces actors itself.

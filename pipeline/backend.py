@@ -34,7 +34,11 @@ class Backend(Protocol):
         """Return the accepted tasks of which a part was lost; they must be run again."""
 
     def commit(self, commit: Commit) -> list[ShardUpdate]:
-        """Take the outer step on every shard; later tasks start from the new version."""
+        """Take the outer step on every shard; later tasks start from the new version.
+
+        AggregatorLostError if a shard was lost on the way: asked `missing` and this again, those
+        that have taken the step repeat their answer.
+        """
 
     def load(self, start: Start) -> None:
         """Put the aggregator where `start` says; tasks start from there from now on."""

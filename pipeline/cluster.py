@@ -2,7 +2,8 @@
 
 Who waits for whom:
   - a worker pauses once BACKPRESSURE_SEGMENTS of its segments wait for the driver;
-  - the driver pauses in `fold` once MAX_FOLDS folds wait for the aggregator;
+  - the driver pauses in `fold` once MAX_FOLDS folds wait for the aggregator
+    (`pipeline.shard_actors`);
   - a worker holds `workers.queue_depth` tasks, so that it never idles between two.
 A dead worker's tasks come back as TaskFailure, and an actor of its own kind takes its place.
 """
@@ -16,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from pipeline.actors import AggregatorActor, TaskActor
+from pipeline.actors import TaskActor
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.connection import NodeWatch, connect, disconnect, first_line, gpu_share
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.failure import Kind
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start
+from pipeline.shard_actors import ShardActors
 from pipeline.task_states import DamagedStateError
 
-MAX_FOLDS = 64
 MAX_LOSSES_IN_A_ROW = 10  # workers that die without finishing one task in between
 START_TIMEOUT_S = 180.0  # of a worker's process, its imports and its data
 
@@ -40,6 +42,7 @@ class Slot:
     actor: Any
     ready: Any | None  # reference that resolves when the actor stands; None afterwards
     begun: float = field(default_factory=time.monotonic)  # when it was asked for
+    heard: float = 0.0  # when it was last heard of, or got something to do
     streams: deque[tuple[TaskSpec, Any]] = field(default_factory=deque)
 
 
@@ -51,18 +54,14 @@ class RayBackend:
         self._owns_ray = connect(experiment)
         self._watch = NodeWatch()
         self._gpus = gpu_share(experiment)
-        shards = experiment.aggregator.shards
-        self._shards = [AggregatorActor.remote() for _ in range(shards)]
+        self._shards = ShardActors(experiment, self._watch)
         self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
-        self._folds: deque[Any] = deque()
         self._losses_in_a_row = 0
         self.load(start)
 
     def load(self, start: Start) -> None:
         """Have every shard start anew."""
-        self._params = self._ask(
-            [s.start.remote(self._experiment, n, start) for n, s in enumerate(self._shards)]
-        )
+        self._shards.load(start)
 
     def has_room(self) -> bool:
         """Whether a standing worker's queue is short enough."""
@@ -72,8 +71,9 @@ class RayBackend:
         """Hand the task to the worker with the shortest queue."""
         slot = self._freest()
         assert slot is not None
-        params = [published[0] for published in self._params]
-        slot.streams.append((spec, slot.actor.run.remote(spec, params)))
+        if not slot.streams:
+            slot.heard = time.monotonic()
+        slot.streams.append((spec, slot.actor.run.remote(spec, self._shards.params)))
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, in their order (for tests and tools)."""
@@ -81,7 +81,7 @@ class RayBackend:
 
     def shard_pids(self) -> list[int]:
         """Process ids of the aggregator's shards (for tests and tools)."""
-        return list(ray.get([shard.pid.remote() for shard in self._shards]))
+        return self._shards.pids()
 
     def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
         """Wait for any worker's next segment, failure or readiness."""
@@ -95,37 +95,28 @@ class RayBackend:
             return []
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
         if not done:
-            self._check_node(idle=True)
+            self._watch.check(idle=True)
             self._check_starts()
-        found: list[Segment | TaskFailure] = []
+        found: list[Segment | TaskFailure] = self._hung()
         for item in done:
             found += self._news(waiting[item])
         return found
 
     def fold(self, segment: Segment) -> None:
         """Forward references; wait only when too many folds are under way."""
-        for shard, share in zip(self._shards, segment.pieces, strict=True):
-            self._folds.append(shard.fold.remote(segment.spec, segment.part, share))
-        while len(self._folds) > MAX_FOLDS:
-            self._ask([self._folds.popleft()])
+        self._shards.fold(segment)
 
     def missing(self, commit: Commit) -> list[TaskKey]:
-        """Ask every shard; an actor answers in order, so all folds have ended by then."""
-        self._ask(list(self._folds))  # raises what a fold raised
-        self._folds.clear()
-        answers = self._ask([s.missing.remote(commit) for s in self._shards])
-        return sorted({key for answer in answers for key in answer})
+        """Ask every shard, once all folds have ended."""
+        return self._shards.missing(commit)
 
     def commit(self, commit: Commit) -> list[ShardUpdate]:
-        """Take the outer step on every shard and remember where the new parameters are."""
-        answers = self._ask([s.commit.remote(commit) for s in self._shards])
-        self._params = [published for _, published in answers]
-        return [update for update, _ in answers]
+        """Take the outer step on every shard; AggregatorLostError if one was lost meanwhile."""
+        return self._shards.commit(commit)
 
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Have every shard write its own file."""
-        folder = folder.absolute()
-        return self._ask([s.write_checkpoint.remote(folder, version) for s in self._shards])
+        return self._shards.write_checkpoint(folder.absolute(), version)
 
     def give_up(self) -> None:
         """Replace the workers: a task that runs cannot be called back."""
@@ -141,9 +132,8 @@ class RayBackend:
 
     def close(self) -> None:
         """End this run's actors; end Ray too if it was started here."""
-        for actor in [slot.actor for slot in self._slots] + self._shards:
-            ray.kill(actor)
-        self._slots = []
+        self.discard()
+        self._shards.kill()
         disconnect(self._owns_ray)
 
     def _freest(self) -> Slot | None:
@@ -178,20 +168,30 @@ class RayBackend:
                 slot.ready = None
                 return []
             segment: Segment = ray.get(next(slot.streams[0][1]))
-        except (ActorDiedError, ActorUnavailableError) as error:
-            return self._replace(slot, first_line(error))
         except RayTaskError as error:
             return self._task_raised(slot, error)
         except RayError as error:
-            return self._replace(slot, first_line(error))
+            return self._replace(slot, kind_of(error), first_line(error))
+        slot.heard = time.monotonic()
         if segment.final:
             slot.streams.popleft()
             self._losses_in_a_row = 0
         return [segment]
 
+    def _hung(self) -> list[Segment | TaskFailure]:
+        """Replace the workers of which nothing was heard for too long."""
+        timeout_s, now = self._experiment.workers.task_timeout_s, time.monotonic()
+        found: list[Segment | TaskFailure] = []
+        for slot in list(self._slots):
+            if not timeout_s or slot.ready or not slot.streams or now - slot.heard <= timeout_s:
+                continue
+            done, _ = ray.wait([slot.streams[0][1]], timeout=0, fetch_local=False)
+            if not done:  # it is not the driver who has not looked for so long
+                reason = f"no segment for {timeout_s:g} s (workers.task_timeout_s)"
+                found += self._replace(slot, Kind.TASK_HUNG, reason)
+        return found
+
     def _task_raised(self, slot: Slot, error: RayTaskError) -> list[Segment | TaskFailure]:
-        if isinstance(error.cause, RayError):  # e.g. the parameters' owner died under the worker
-            return self._replace(slot, first_line(error.cause))
         cause = error.cause if error.cause is not None else error
         if slot.ready is not None:
             if isinstance(cause, BadInputError):
@@ -199,13 +199,17 @@ class RayBackend:
             raise RunFailedError(
                 f"a worker could not start: {type(cause).__name__}: {first_line(cause)}"
             )
+        slot.heard = time.monotonic()
         spec, _ = slot.streams.popleft()
+        if isinstance(cause, RayError):  # the parameters were lost under the worker
+            return [TaskFailure(spec, first_line(cause), Kind.OBJECT_LOST)]
         if isinstance(cause, DamagedStateError):  # since the driver looked: an older one is left
-            return [TaskFailure(spec, first_line(cause), is_lost=True)]
-        return [TaskFailure(spec, f"{type(cause).__name__}: {first_line(cause)}", is_lost=False)]
+            return [TaskFailure(spec, first_line(cause), Kind.STATE_DAMAGED)]
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
+        return [TaskFailure(spec, reason, Kind.TASK_RAISED)]
 
-    def _replace(self, slot: Slot, reason: str) -> list[Segment | TaskFailure]:
-        self._check_node()
+    def _replace(self, slot: Slot, kind: Kind, reason: str) -> list[Segment | TaskFailure]:
+        self._watch.check()
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW:
             raise RunFailedError(
@@ -215,26 +219,16 @@ class RayBackend:
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._start_worker()
         return [
-            TaskFailure(spec, reason, is_lost=True, begun=place == 0)
+            TaskFailure(spec, reason, kind, begun=place == 0)
             for place, (spec, _) in enumerate(slot.streams)
         ]
 
-    def _ask(self, calls: list[Any]) -> list[Any]:
-        try:
-            return list(ray.get(calls))
-        except RayTaskError as error:
-            cause = error.cause if error.cause is not None else error
-            if isinstance(cause, (BadInputError, RunFailedError)):
-                raise cause from None
-            raise RunFailedError(
-                f"the aggregator failed: {type(cause).__name__}: {first_line(cause)}"
-            ) from error
-        except RayError as error:
-            self._check_node()
-            raise RunFailedError(f"the aggregator was lost: {first_line(error)}") from None
 
-    def _check_node(self, idle: bool = False) -> None:
-        """Raise RunFailedError if Ray is dead on this machine: no worker would ever start again."""
-        lost = self._watch.lost(idle)
-        if lost:
-            raise RunFailedError(f"Ray on this machine is lost: {lost}")
+def kind_of(error: RayError) -> Kind:
+    """Return what Ray's error says became of a worker."""
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+        return Kind.OUT_OF_MEMORY
+    if "node has died" in text or "node was terminated" in text:
+        return Kind.NODE_LOST
+    return Kind.WORKER_DIED

@@ -182,7 +182,15 @@ class WorkersConfig(Section):
         description="Ray cluster to join (auto, or host:port); empty starts one on this machine.",
     )
     queue_depth: int = Field(2, ge=1, description="Tasks handed to a worker ahead of time.")
-    max_retries: int = Field(3, ge=0, description="New attempts at a task after a failure.")
+    max_retries: int = Field(
+        3, ge=0, description="New attempts at a task in a row that come no further than the last."
+    )
+    task_timeout_s: float = Field(
+        600.0,
+        ge=0,
+        description="Seconds without a segment after which a worker, or without an answer after "
+        "which an aggregator, is taken to hang and is replaced; 0: never.",
+    )
 
     @field_validator("device")
     @classmethod

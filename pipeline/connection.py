@@ -159,10 +159,16 @@ def _total(resource: str) -> float:
 
 
 class NodeWatch:
-    """Looks after Ray on this machine."""
+    """Looks after Ray on this machine: without it no worker would ever start again."""
 
     def __init__(self) -> None:
         self._next_list = 0.0  # of nodes; monotonic time
+
+    def check(self, idle: bool = False) -> None:
+        """Raise RunFailedError if Ray is dead on this machine."""
+        lost = self.lost(idle)
+        if lost:
+            raise RunFailedError(f"Ray on this machine is lost: {lost}")
 
     def lost(self, idle: bool = False) -> str:
         """Return what of Ray has died on this machine; empty while all is well.

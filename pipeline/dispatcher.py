@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.backend import Backend
+from pipeline.config import Experiment
 from pipeline.errors import RunFailedError, TaskFailedError
+from pipeline.failure import POLICY, Action, Kind, decide, limit_of
 from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskFailure, TaskSpec
 
@@ -38,18 +41,18 @@ class Dispatcher:
     def __init__(
         self,
         backend: Backend,
-        max_retries: int,
+        experiment: Experiment,
         counters: Counters,
         stop: StopRequest,
         resume: Callable[[TaskSpec], TaskSpec] = lambda spec: spec,
     ) -> None:
         """Start with nothing to do; `resume` says where a task that is begun again goes on."""
         self._backend = backend
-        self._max_retries = max_retries
+        self._experiment = experiment
         self._counters = counters
         self._stop = stop
         self._resume = resume
-        self._again: deque[TaskSpec] = deque()
+        self._again: deque[tuple[float, TaskSpec]] = deque()  # monotonic time from which on
         self.open_tasks = 0
         self.peak_in_flight = 0
 
@@ -65,8 +68,8 @@ class Dispatcher:
         while True:
             while self._backend.has_room():
                 # What is begun again starts from where things stand now, not when it was lost.
-                again = self._resume(self._again.popleft()) if self._again else None
-                spec = again or next(source, None)
+                again = self._next_again()
+                spec = self._resume(again) if again else next(source, None)
                 if spec is None:
                     is_drawn = True
                     break
@@ -75,6 +78,8 @@ class Dispatcher:
             if is_drawn and not self.open_tasks and not self._again:
                 return
             self.peak_in_flight = max(self.peak_in_flight, self.open_tasks)
+            if self._again and not self.open_tasks:  # nothing else would wait for these
+                time.sleep(min(POLL_S, max(0.0, self._again[0][0] - time.monotonic())))
             for event in self._backend.events(POLL_S):
                 if isinstance(event, TaskFailure):
                     self.open_tasks -= 1
@@ -92,18 +97,29 @@ class Dispatcher:
 
     def begin_again(self, failure: TaskFailure) -> None:
         """Have the task's next attempt run, before all others; raise if there is to be none."""
-        spec = self._retry(failure) if failure.begun else failure.spec
-        self._again.appendleft(spec)
-
-    def _retry(self, failure: TaskFailure) -> TaskSpec:
-        spec, name = failure.spec, failure.spec.title
-        if not failure.is_lost:
+        if not failure.begun:
+            self._again.appendleft((0.0, failure.spec))
+            return
+        spec, name, rule = failure.spec, failure.spec.title, POLICY[failure.kind]
+        if failure.kind is Kind.TASK_RAISED:
             raise TaskFailedError(f"{name} raised {failure.reason}")
-        if spec.losses >= self._max_retries:
+        decision = decide(failure.kind, spec.losses, self._experiment)
+        if decision.action is Action.STOP:
             raise RunFailedError(
-                f"{name} was lost {spec.losses + 1} times (workers.max_retries is "
-                f"{self._max_retries}); the last: {failure.reason}"
+                f"{name} was lost {spec.losses + 1} times ({rule.limit} is "
+                f"{limit_of(rule, self._experiment)}); the last: {failure.reason}"
             )
         self._counters.retries += 1
-        logger.warning("%s: lost, begun again: %s", name, failure.reason)
-        return spec.retry()
+        wait = f" in {decision.wait_s:g} s" if decision.wait_s else ""
+        logger.warning("%s: lost, begun again%s: %s", name, wait, failure.reason)
+        due = time.monotonic() + decision.wait_s
+        self._again.appendleft((due, spec.retry(is_counted=bool(rule.limit))))
+
+    def _next_again(self) -> TaskSpec | None:
+        """Return a task that is to be begun again now, if there is one."""
+        now = time.monotonic()
+        for place, (due, spec) in enumerate(self._again):
+            if due <= now:
+                del self._again[place]
+                return spec
+        return None

@@ -25,6 +25,13 @@ class EnvironmentFailedError(RunFailedError):
     """
 
 
+class AggregatorLostError(Exception):
+    """A part of the aggregator was lost while an outer step was taken.
+
+    It stands again, at the outer step before; what it held of this one is to be computed again.
+    """
+
+
 class BadInputError(OuterloopError, ValueError):
     """What the user gave cannot be used (exit code 2).
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
+from pipeline.failure import Kind
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start, build_shard, write_shard_of
 from pipeline.task_states import DamagedStateError
@@ -48,7 +49,7 @@ class LocalBackend:
         try:
             segment = next(self._stream)
         except DamagedStateError as error:  # since the driver looked: an older one is left
-            return [TaskFailure(self._ended(), str(error), is_lost=True)]
+            return [TaskFailure(self._ended(), str(error), Kind.STATE_DAMAGED)]
         if segment.final:
             self._ended()
         return [segment]

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from pipeline.failure import Kind
+
 TRAJECTORY_SCHEMA = pa.schema(
     [
         ("meta_step", pa.int64()),
@@ -55,7 +57,7 @@ class TaskSpec:
     repeat: int = 0  # for evaluation: which of the independent adaptations
     folder: str = ""  # where the worker keeps checkpoints inside the task; empty: it keeps none
     resume: int = 0  # inner step to go on from, by the checkpoint in `folder`; 0: from the start
-    losses: int = 0  # workers that it lost in a row without coming any further
+    losses: int = 0  # failures in a row without coming any further, those that count
 
     @property
     def key(self) -> TaskKey:
@@ -72,9 +74,9 @@ class TaskSpec:
             return f"task {self.index} of outer step {self.version + 1}"
         return f"task {self.index} of the {'meta-test' if self.split == 'test' else 'validation'}"
 
-    def retry(self) -> TaskSpec:
-        """Return the same work as the next attempt."""
-        return replace(self, attempt=self.attempt + 1, losses=self.losses + 1)
+    def retry(self, is_counted: bool = True) -> TaskSpec:
+        """Return the same work as the next attempt, after a loss that counts or does not."""
+        return replace(self, attempt=self.attempt + 1, losses=self.losses + is_counted)
 
     def resumed(self, step: int, folder: str = "") -> TaskSpec:
         """Return the same attempt, to go on from inner step `step` by a checkpoint in `folder`."""
@@ -116,5 +118,5 @@ class TaskFailure:
 
     spec: TaskSpec
     reason: str
-    is_lost: bool  # with its worker, or its checkpoint; otherwise the task's own code raised
+    kind: Kind
     begun: bool = True  # False: it only waited in the queue of a worker that died

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pipeline.aggregator import AggregatorShard
+from pipeline.aggregator import AggregatorShard, Array
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.checkpoint_files import DamagedCheckpointError, ShardFile, write_shard
 from pipeline.config import Experiment
 from pipeline.errors import RunFailedError
 from pipeline.network import build_network, initial_outer_parameters, outer_layout
+
+OPTIMIZER = "optimizer/"  # before the names of its tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,35 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
         {
             name: torch.from_numpy(values[first:last].copy() if values.shape else values.copy())
             for name, values in checkpoint.optimizer.items()
+        }
+    )
+    return shard
+
+
+def state_of(shard: AggregatorShard) -> dict[str, Array]:
+    """Return all that `restored_shard` needs: parameters, optimizer's state, outer steps taken."""
+    state = {f"{OPTIMIZER}{k}": t.numpy() for k, t in shard.optimizer.state_tensors().items()}
+    return state | {"params": shard.params.numpy(), "version": np.array(shard.version)}
+
+
+def restored_shard(
+    experiment: Experiment, number: int, state: Mapping[str, Array]
+) -> AggregatorShard:
+    """Return shard `number` as it was when `state_of` returned `state`, without open tasks."""
+    torch.set_num_threads(1)
+    layout = outer_layout(experiment, build_network(experiment)[1])
+    shard = AggregatorShard(
+        layout.shard_bounds()[number][0],
+        torch.from_numpy(state["params"].copy()),
+        experiment.outer,
+        int(state["version"]),
+        experiment.meta.num_steps,
+    )
+    shard.optimizer.load_state_tensors(
+        {
+            name.removeprefix(OPTIMIZER): torch.from_numpy(values.copy())
+            for name, values in state.items()
+            if name.startswith(OPTIMIZER)
         }
     )
     return shard

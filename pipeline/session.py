@@ -40,6 +40,7 @@ RESUMABLE = (
     "workers.gpus_per_worker",
     "workers.queue_depth",
     "workers.max_retries",
+    "workers.task_timeout_s",
     "environments.timeout_s",
     "checkpoint.",
     "tracking.",

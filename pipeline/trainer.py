@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -20,8 +21,15 @@ from pipeline.budgets import Budget, budgets, spent
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
 from pipeline.dispatcher import Counters, Dispatcher
-from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
+from pipeline.errors import (
+    AggregatorLostError,
+    InterruptedRunError,
+    OuterloopError,
+    RunFailedError,
+    TaskFailedError,
+)
 from pipeline.evaluation import TaskCurve
+from pipeline.failure import Action, Kind, decide
 from pipeline.interrupt import StopRequest
 from pipeline.journal import Journals
 from pipeline.learners import is_episodic
@@ -98,8 +106,7 @@ class Trainer:
         self._schedule = make_schedule(experiment, version, dict(schedule or {}))
         self._tasks = OpenTasks(experiment, books.journals)
         books.journals.prune(self._schedule.is_open)
-        retries = experiment.workers.max_retries
-        self._dispatcher = Dispatcher(backend, retries, books.counters, stop, self._resumed)
+        self._dispatcher = Dispatcher(backend, experiment, books.counters, stop, self._resumed)
         self._stream: Iterator[Segment] = iter(())
         num_steps = partial(planned_steps, experiment)
         self._live = live or LiveReport(num_steps, progress, None)
@@ -146,14 +153,18 @@ class Trainer:
         """
         begun = time.monotonic()
         self._dispatcher.peak_in_flight = 0
-        ended = self._gather(max(until, self.version + 1))
-        commit = self._commit_of(ended)
-        records = list(ended.values())
-        specs = [record.spec for record in records]
-        journals = [self._tasks.journal(spec) for spec in specs]
-        self._books.trajectories.commit(self.version, journals)
-        self._between_steps = False
-        updates = self._backend.commit(commit)
+        ended: dict[TaskKey, TaskRecord] = {}
+        updates: list[ShardUpdate] = []
+        while not updates:
+            self._gather(max(until, self.version + 1), ended)
+            commit = self._commit_of(ended)
+            records = list(ended.values())
+            specs = [record.spec for record in records]
+            journals = [self._tasks.journal(spec) for spec in specs]
+            self._books.trajectories.commit(self.version, journals)
+            self._between_steps = False
+            with suppress(AggregatorLostError):  # it stands again, without what it held
+                updates = self._backend.commit(commit)
         staleness = [self._schedule.staleness(record.spec) for record in records]
         self._count(records, commit)
         self._schedule.close(ended, moved=bool(commit.accepted))
@@ -230,9 +241,8 @@ class Trainer:
         is_training = spec.purpose == "train"
         return self._tasks.resume(spec, self._schedule.current if is_training else lambda s: s)
 
-    def _gather(self, until: int) -> dict[TaskKey, TaskRecord]:
-        """Run tasks until the aggregator wholly holds as many as make an outer step."""
-        ended: dict[TaskKey, TaskRecord] = {}
+    def _gather(self, until: int, ended: dict[TaskKey, TaskRecord]) -> None:
+        """Run tasks until the aggregator wholly holds as many as make an outer step: `ended`."""
         title = f"outer step {self.version + 1}/{self.experiment.meta.num_steps}"
         self._live.begin(title, self._schedule.planned(), self._schedule.num_per_step)
         while True:
@@ -243,10 +253,13 @@ class Trainer:
                     ended[segment.spec.key] = record
             lost = self._backend.missing(self._commit_of(ended))
             if not lost:
-                return dict(sorted(ended.items()))
+                for key in sorted(ended):  # in this order from now on
+                    ended[key] = ended.pop(key)
+                return
             reason = "slices of its outer gradient were lost on the way"
             for key in lost:
-                self._dispatcher.begin_again(TaskFailure(ended.pop(key).spec, reason, True))
+                failure = TaskFailure(ended.pop(key).spec, reason, Kind.OBJECT_LOST)
+                self._dispatcher.begin_again(failure)
 
     def _next_segment(self, until: int) -> Segment:
         while (segment := next(self._stream, None)) is None:
@@ -297,7 +310,7 @@ class Trainer:
 
     def _check_bad_tasks(self) -> None:
         bad, bound = self._books.counters.bad_in_a_row, self.experiment.meta.max_bad_tasks
-        if bad > bound:
+        if bad and decide(Kind.NOT_FINITE, bad - 1, self.experiment).action is Action.STOP:
             raise TaskFailedError(
                 f"{bad} tasks in a row were not finite or failed (meta.max_bad_tasks is {bound}); "
                 "start a new run with a smaller inner.lr or outer.lr, or mend the environment"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import pyarrow as pa
@@ -9,15 +10,19 @@ import pytest
 
 from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import InterruptedRunError, RunFailedError
+from pipeline.failure import Kind
 from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskFailure, TaskSpec
+from tests.pipeline.runs_for_tests import tiny
 
 
 class FakeBackend:
     """Streams two segments a task; `deaths` says how many attempts at a task die half-way."""
 
-    def __init__(self, room: int = 2, deaths: dict[int, int] | None = None, lost: bool = True):
-        self.room, self.deaths, self.lost = room, deaths or {}, lost
+    def __init__(
+        self, room: int = 2, deaths: dict[int, int] | None = None, kind: Kind = Kind.WORKER_DIED
+    ):
+        self.room, self.deaths, self.kind = room, deaths or {}, kind
         self.tasks: deque[list] = deque()
         self.most_in_flight = 0
 
@@ -32,12 +37,16 @@ class FakeBackend:
         return len(self.tasks)
 
     def events(self, timeout_s):
+        if not self.tasks:
+            return []
         task = self.tasks.popleft()
         spec, number = task
         if number == 1 and self.deaths.get(spec.index, 0) > spec.attempt:
-            waiting = [TaskFailure(other, "killed", True, begun=False) for other, _ in self.tasks]
+            waiting = [
+                TaskFailure(other, "killed", self.kind, begun=False) for other, _ in self.tasks
+            ]
             self.tasks.clear()  # one worker: what waited behind the dead task is lost with it
-            return [TaskFailure(spec, "killed", self.lost), *waiting]
+            return [TaskFailure(spec, "killed", self.kind), *waiting]
         if number == 0:
             task[1] = 1
             self.tasks.appendleft(task)
@@ -50,7 +59,8 @@ def specs(count: int) -> list[TaskSpec]:
 
 
 def dispatcher(backend, counters=None, stop=None, max_retries=3) -> Dispatcher:
-    return Dispatcher(backend, max_retries, counters or Counters(), stop or StopRequest())
+    experiment = tiny(workers={"max_retries": max_retries})
+    return Dispatcher(backend, experiment, counters or Counters(), stop or StopRequest())
 
 
 def test_every_task_ends_once_and_no_more_run_than_there_is_room_for():
@@ -75,9 +85,22 @@ def test_a_task_that_keeps_losing_its_worker_ends_the_run():
         list(dispatcher(FakeBackend(deaths={0: 9}), max_retries=2).run(specs(1)))
 
 
+def test_a_node_that_is_taken_away_is_not_held_against_its_tasks():
+    backend = FakeBackend(deaths={0: 9}, kind=Kind.NODE_LOST)
+    segments = list(dispatcher(backend, max_retries=2).run(specs(1)))
+    assert [s.spec.attempt for s in segments if s.final] == [9]
+
+
+def test_a_task_that_is_lost_again_waits_and_others_go_first():
+    begun = time.monotonic()
+    order = [s.spec.index for s in dispatcher(FakeBackend(room=1, deaths={0: 2})).run(specs(3))]
+    assert time.monotonic() - begun >= 1  # before the second new attempt
+    assert order == [0, 0, 1, 1, 2, 2, 0, 0]
+
+
 def test_a_task_whose_own_code_raised_is_not_tried_again():
     with pytest.raises(RunFailedError, match="task 0 of outer step 1 raised killed"):
-        list(dispatcher(FakeBackend(deaths={0: 1}, lost=False)).run(specs(1)))
+        list(dispatcher(FakeBackend(deaths={0: 1}, kind=Kind.TASK_RAISED)).run(specs(1)))
 
 
 def test_a_request_to_stop_is_seen_between_two_segments():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +39,8 @@ class Session:
     def __init__(self, folder, workers=2, start=None, version=0, **sections):
         from pipeline.cluster import RayBackend
 
-        self.experiment = tiny(workers={"count": workers}, **EXPERIMENT, **sections)
+        workers = workers if isinstance(workers, dict) else {"count": workers}
+        self.experiment = tiny(workers={"count": 2} | workers, **EXPERIMENT, **sections)
         self.backend = RayBackend(self.experiment, start or Start())
         self.trainer, self.books = make_trainer(self.experiment, self.backend, folder, version)
 
@@ -173,17 +176,119 @@ def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path):
         RayBackend(experiment, Start())
 
 
-def test_a_dead_aggregator_ends_the_run_and_leaves_the_last_checkpoint(
+def kill_a_shard_during(session, method, number, at_call=1, stop=signal.SIGKILL):
+    """Kill shard `number` as the driver begins `method` for the `at_call`-th time."""
+    call, calls = getattr(session.backend, method), []
+
+    def kill_and_call(*arguments):
+        calls.append(arguments)
+        if len(calls) == at_call:
+            os.kill(session.backend.shard_pids()[number], stop)
+        return call(*arguments)
+
+    setattr(session.backend, method, kill_and_call)
+
+
+@pytest.mark.parametrize(
+    ("method", "at_call", "optimizer"),
+    [
+        ("fold", 1, "sgd"),
+        ("fold", 9, "adam"),
+        ("missing", 2, "adam"),
+        ("commit", 1, "sgd"),
+        ("commit", 3, "adam"),
+    ],
+)
+def test_a_shard_killed_at_any_moment_changes_no_bit(
+    local_ray, tmp_path, expected, caplog, method, at_call, optimizer
+):
+    outer = {"optimizer": optimizer, "lr": 0.01} if optimizer == "adam" else {}
+    wanted = expected[0]
+    if outer:
+        experiment = tiny(**EXPERIMENT, outer=outer)
+        folder = tmp_path / "quiet"
+        make_trainer(experiment, LocalBackend(experiment, Start()), folder)[0].train(3)
+        wanted = parameters(folder)
+    with Session(tmp_path / "run", aggregator={"shards": 2}, outer=outer) as session:
+        kill_a_shard_during(session, method, 1, at_call)
+        session.trainer.train(3)
+    np.testing.assert_array_equal(parameters(tmp_path / "run"), wanted)
+    assert "aggregator shard 1 was lost and goes on from outer step" in caplog.text
+    assert session.books.counters.tasks == 12
+    assert [step for step, _ in session.books.metrics.points] == [1, 2, 3]
+
+
+def test_a_shard_that_died_after_its_outer_step_has_taken_it_once(local_ray, tmp_path, expected):
+    """The other one had taken it too, and only repeats its answer."""
+    with Session(tmp_path, aggregator={"shards": 2}) as session:
+        shards = session.backend._shards
+        answer, killed = shards._answer, []
+
+        def die_after_commit(number, call):
+            if number == 0 and session.trainer._between_steps is False and not killed:
+                for actor in shards._actors:
+                    local_ray.get(actor.pid.remote())  # in order: both have committed
+                killed.append(session.backend.shard_pids()[0])
+                os.kill(killed[0], signal.SIGKILL)
+                call = shards._actors[0].pid.remote()  # the answer was lost on its way
+            return answer(number, call)
+
+        shards._answer = die_after_commit
+        session.trainer.train(3)
+    assert killed
+    np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+
+
+def test_a_shard_killed_between_step_and_checkpoint_is_in_the_checkpoint(
+    local_ray, tmp_path, expected
+):
+    with Session(tmp_path, checkpoint={"every": 1}) as session:
+        kill_a_shard_during(session, "write_checkpoint", 0, 2)
+        session.trainer.train(3)
+    np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+
+
+@pytest.mark.parametrize("who", ["worker", "aggregator"])
+def test_a_process_that_hangs_is_replaced_and_changes_no_bit(
+    local_ray, tmp_path, expected, caplog, who
+):
+    with Session(tmp_path, workers={"task_timeout_s": 4.0}) as session:
+        session.backend.worker_pids()  # both stand
+        pids = {"worker": session.backend.worker_pids, "aggregator": session.backend.shard_pids}
+        pid = pids[who]()[0]
+        after_first_segment(session, lambda _: os.kill(pid, signal.SIGSTOP))
+        session.trainer.train(3)
+        until = time.monotonic() + 60
+        while alive(pid):  # or it would keep its share of the machine
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+    assert "for 4 s (workers.task_timeout_s)" in caplog.text
+
+
+def alive(pid):
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_aggregator_that_dies_again_and_again_ends_the_run_and_leaves_the_last_checkpoint(
     local_ray, tmp_path, expected, caplog
 ):
     with Session(tmp_path, checkpoint={"every": 1}) as session:
         session.trainer.train(1)
-        (pid,) = session.backend.shard_pids()
-        after_first_segment(session, lambda _: os.kill(pid, signal.SIGKILL))
-        with pytest.raises(RunFailedError, match=r"the aggregator was lost: .*[^.]$"):
+        missing = session.backend.missing
+
+        def kill_and_ask(commit):
+            os.kill(session.backend.shard_pids()[0], signal.SIGKILL)
+            return missing(commit)
+
+        session.backend.missing = kill_and_ask
+        with pytest.raises(RunFailedError, match=r"the aggregator was lost 4 times without an"):
             session.trainer.train(3)
         assert session.books.checkpoints.steps() == [1]
-        assert "the aggregator was lost" not in caplog.text  # the error says it
     start = Start(tmp_path / "checkpoints", 1)
     with Session(tmp_path, start=start, version=1) as session:
         session.trainer.train(3)

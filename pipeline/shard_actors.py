@@ -1,0 +1,177 @@
+"""The aggregator's shards as Ray actors: asking them, and putting a lost one back where it was.
+
+After every outer step a shard hands its parameters and its optimizer's state to the object store,
+as return values, which Ray lets the driver own: they outlast the shard's process, and the driver
+holds no more of them than references. An actor that takes the place of a lost one starts from
+them, at the last outer step. What the lost one held of the step to come is lost: `missing` names
+those tasks, and the Trainer has them run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.actors import AggregatorActor
+from pipeline.aggregator import Commit, ShardUpdate
+from pipeline.checkpoint_files import ShardFile
+from pipeline.config import Experiment
+from pipeline.connection import NodeWatch, first_line
+from pipeline.errors import AggregatorLostError, BadInputError, RunFailedError
+from pipeline.failure import Action, Kind, decide
+from pipeline.messages import Segment, TaskKey
+from pipeline.server import Start
+
+MAX_FOLDS = 64
+START_TIMEOUT_S = 180.0
+LOST = object()  # the answer of a shard that was lost, and stands again
+
+logger = logging.getLogger(__name__)
+
+
+class ShardActors:
+    """The aggregator, as the driver sees it.
+
+    At all times:
+      - `params` and `_states` are of one outer step, the last that all shards took;
+      - a shard that was put back is at that step, the others may be one ahead: they repeat their
+        answer when they are asked for the step again.
+    """
+
+    def __init__(self, experiment: Experiment, watch: NodeWatch) -> None:
+        """Start an actor for each shard, on this node if there is room."""
+        self._experiment = experiment
+        self._watch = watch
+        self._timeout_s = experiment.workers.task_timeout_s or None
+        # Till a process has come up, imported torch and read a checkpoint.
+        self._start_timeout_s = max(self._timeout_s, START_TIMEOUT_S) if self._timeout_s else None
+        self._actors = [self._new_actor() for _ in range(experiment.aggregator.shards)]
+        self._folds: deque[tuple[int, Any]] = deque()
+        self.params: list[Any] = []  # references, one a shard
+        self._states: list[Any] = []
+        self._losses = 0  # in a row, without an outer step in between
+
+    def load(self, start: Start) -> None:
+        """Have every shard start anew."""
+        self._folds.clear()
+        self._states = []  # nothing to put a shard back to
+        calls = [a.start.remote(self._experiment, n, start) for n, a in enumerate(self._actors)]
+        for number, (started, _, _) in enumerate(calls):
+            self._answer(number, started, self._start_timeout_s)
+        self.params = [params for _, params, _ in calls]
+        self._states = [state for _, _, state in calls]
+
+    def pids(self) -> list[int]:
+        """Return the shards' process ids."""
+        return list(ray.get([actor.pid.remote() for actor in self._actors]))
+
+    def fold(self, segment: Segment) -> None:
+        """Forward references; wait only when too many folds are under way."""
+        for number, share in enumerate(segment.pieces):
+            call = self._actors[number].fold.remote(segment.spec, segment.part, share)
+            self._folds.append((number, call))
+        while len(self._folds) > MAX_FOLDS:
+            self._answer(*self._folds.popleft())  # of one that is lost, `missing` will tell
+
+    def missing(self, commit: Commit) -> list[TaskKey]:
+        """Ask every shard; an actor answers in order, so all folds have ended by then."""
+        while self._folds:
+            self._answer(*self._folds.popleft())  # raises what a fold raised
+        found: set[TaskKey] = set()
+        for answer in self._ask_all("missing", commit):
+            found.update(answer)
+        return sorted(found)
+
+    def commit(self, commit: Commit) -> list[ShardUpdate]:
+        """Take the outer step on every shard and remember where the new parameters are.
+
+        AggregatorLostError if a shard was lost on the way: then `params` are still the old ones.
+        """
+        calls = [actor.commit.remote(commit) for actor in self._actors]
+        updates = [self._answer(number, update) for number, (update, *_) in enumerate(calls)]
+        if LOST in updates:
+            raise AggregatorLostError
+        self.params = [params for _, params, _ in calls]
+        self._states = [state for _, _, state in calls]
+        self._losses = 0
+        return updates
+
+    def write_checkpoint(self, folder: Any, version: int) -> list[ShardFile]:
+        """Have every shard write its own file."""
+        return self._ask_all("write_checkpoint", folder, version)
+
+    def check(self) -> None:
+        """Put back the shards that are lost, e.g. once their parameters cannot be read."""
+        self._ask_all("pid")
+
+    def kill(self) -> None:
+        """End all shards."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _new_actor(self) -> Any:
+        # Beside the driver: the loss of another node costs workers alone.
+        here = ray.get_runtime_context().get_node_id()
+        return AggregatorActor.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
+        ).remote()
+
+    def _ask_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Return every shard's answer; one that is lost is put back and asked again."""
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
+        answers = [self._answer(number, call) for number, call in enumerate(calls)]
+        for number in range(len(answers)):
+            while answers[number] is LOST:
+                call = getattr(self._actors[number], method).remote(*arguments)
+                answers[number] = self._answer(number, call)
+        return answers
+
+    def _answer(self, number: int, call: Any, timeout_s: float | None = None) -> Any:
+        """Return what a shard answers; LOST if it was lost, in which case it was put back."""
+        timeout_s = timeout_s or self._timeout_s
+        try:
+            return ray.get(call, timeout=timeout_s)
+        except RayTaskError as error:
+            cause = error.cause if error.cause is not None else error
+            if isinstance(cause, (BadInputError, RunFailedError)):
+                raise cause from None
+            raise RunFailedError(
+                f"the aggregator failed: {type(cause).__name__}: {first_line(cause)}"
+            ) from error
+        except GetTimeoutError:
+            self._put_back(number, f"no answer for {timeout_s:g} s (workers.task_timeout_s)")
+        except RayActorError as error:
+            self._put_back(number, first_line(error))
+        except RayError as error:
+            raise RunFailedError(f"the aggregator was lost: {first_line(error)}") from None
+        return LOST
+
+    def _put_back(self, number: int, reason: str) -> None:
+        """Start an actor in place of a lost one, at the last outer step."""
+        self._watch.check()
+        decision = decide(Kind.AGGREGATOR_DIED, self._losses, self._experiment)
+        self._losses += 1
+        if decision.action is Action.STOP or not self._states:
+            times = f" {self._losses} times without an outer step" if self._states else ""
+            raise RunFailedError(f"the aggregator was lost{times}: {reason}")
+        time.sleep(decision.wait_s)
+        ray.kill(self._actors[number])
+        self._folds = deque((of, call) for of, call in self._folds if of != number)
+        actor = self._actors[number] = self._new_actor()
+        answer = actor.restore.remote(self._experiment, number, self._states[number])
+        try:
+            version = ray.get(answer, timeout=self._start_timeout_s)
+        except RayError as error:
+            raise RunFailedError(
+                f"the aggregator was lost, and its last outer step with it: {first_line(error)}"
+            ) from None
+        logger.warning(
+            "aggregator shard %d was lost and goes on from outer step %d: %s",
+            *(number, version, reason),
+        )
