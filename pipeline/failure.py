@@ -73,7 +73,7 @@ POLICY: dict[Kind, Rule] = {
     Kind.STOP_ASKED: Rule(Action.STOP),
     Kind.STORAGE_FAILED: Rule(Action.STOP),
     Kind.CHECKPOINT_DAMAGED: Rule(Action.FALL_BACK),
-    Kind.TRACKING_DOWN: Rule(Action.GO_ON, backs_off=True),
+    Kind.TRACKING_DOWN: Rule(Action.GO_ON),  # `pipeline.delivery` paces itself
 }
 
 
@@ -97,7 +97,8 @@ def decide(kind: Kind, before: int, experiment: Experiment) -> Decision:
     rule = POLICY[kind]
     if rule.limit and before >= limit_of(rule, experiment):
         return Decision(Action.STOP)
-    wait_s = min(2.0 ** (before - 1), MAX_WAIT_S) if rule.backs_off and before else 0.0
+    doublings = min(before - 1, 10)  # two to the power of 1,024 is no float any more
+    wait_s = min(2.0**doublings, MAX_WAIT_S) if rule.backs_off and before else 0.0
     return Decision(rule.action, wait_s)
 
 
