@@ -319,6 +319,22 @@ def bench_atari(
     return commands.figures(context.obj, "bench atari", values)
 
 
+@bench.command("chaos")
+def bench_chaos(
+    context: typer.Context,
+    overrides: Overrides = None,
+    faults: Annotated[int, typer.Option(min=1, help="How many faults in all.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of when and what.")] = 0,
+    nodes: Annotated[int, typer.Option(help="Ray nodes on this machine: 1, or 2.")] = 1,
+) -> Result:
+    """Runs under random faults (processes killed, a full disk, …), against one without."""
+    from jobs import commands
+    from jobs.bench import chaos
+
+    values = chaos.run(faults, seed, nodes, context.obj, tuple(overrides or ()))
+    return commands.figures(context.obj, "bench chaos", values)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     take_standard_streams()

@@ -1,0 +1,225 @@
+"""Chaos: runs under random faults, which must end as if there had been none.
+
+A small Leap run is done once undisturbed, and then again and again while real processes are killed
+and stopped, the disk fills up and checkpoints are damaged, until so many faults have struck. After
+each run its parameters are compared bitwise, its folder is verified, and the points in MLflow are
+counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jobs.bench.chaos_processes import Nodes, Server
+from jobs.bench.chaos_run import TASK_TIMEOUT_S, ChaosRun, Outcome
+from pipeline.errors import BadInputError
+
+FAULTS_A_RUN = 12
+MEAN_WAIT_S = 4.0
+DISK_MIB = 256
+OUTER_STEPS = 30
+CURVES = ("train/loss", "outer/grad_norm", "outer/step_norm")
+WORDS = (
+    "quickstart",
+    "data.num_train_tasks=8",
+    "data.num_test_tasks=2",
+    "task.num_ways=5",
+    "task.batch_size=4",
+    "model.num_filters=8",
+    "inner.num_steps=300",
+    "inner.segment_steps=25",
+    "inner.checkpoint_every=50",
+    "meta.batch_size=4",
+    f"meta.num_steps={OUTER_STEPS}",
+    "outer.optimizer=adam",
+    "outer.lr=0.01",
+    "checkpoint.every=2",
+    "workers.count=2",
+    # So often does bad luck strike the same task here, which says nothing against it.
+    "workers.max_retries=100",
+    f"workers.task_timeout_s={TASK_TIMEOUT_S:g}",
+    "aggregator.shards=2",
+    "evaluation.num_steps=50",
+)
+
+
+def run(
+    faults: int = 100,
+    seed: int = 0,
+    nodes: int = 1,
+    console: Console | None = None,
+    overrides: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Put runs through chaos until `faults` have struck.
+
+    Args:
+        faults: How many.
+        seed: Of when and what.
+        nodes: 1, or 2 for a cluster of two nodes on this machine, of which one is killed too.
+        console: Is told how it goes.
+        overrides: `key=value` changes to the run.
+    """
+    if nodes not in (1, 2):
+        raise BadInputError(f"bench chaos: --nodes={nodes}: expected 1 or 2")
+    with tempfile.TemporaryDirectory(prefix="outerloop-chaos-") as text, _disk(Path(text)) as disk:
+        return _Chaos(Path(text), disk, nodes, seed, overrides, console).run(faults)
+
+
+class _Chaos:
+    def __init__(
+        self,
+        folder: Path,
+        disk: Path,
+        nodes: int,
+        seed: int,
+        overrides: tuple[str, ...],
+        console: Console | None,
+    ) -> None:
+        self._disk = disk
+        self._seed = seed
+        self._console = console
+        self._server = Server(folder / "server")
+        self._nodes = Nodes(folder / "nodes", max(2, os.cpu_count() or 2)) if nodes == 2 else None
+        self._words = [*WORDS, f"tracking.uri={self._server.address}", *overrides]
+        if self._nodes:
+            self._words.append(f"workers.address={self._nodes.address}")
+        self._is_small = disk != folder / "disk"
+        self._outcomes: list[Outcome] = []
+        self._equal: list[bool] = []
+        self._problems: list[str] = []
+        self._duplicates = self._missing = self._retries = 0
+
+    def run(self, faults: int) -> dict[str, Any]:
+        try:
+            quiet = self._run(0, 0)
+            struck = 0
+            while struck < faults:
+                outcome = self._run(len(self._outcomes) + 1, min(FAULTS_A_RUN, faults - struck))
+                self._outcomes.append(outcome)
+                self._equal.append(_same(outcome, quiet))
+                struck += outcome.faults.total()
+                self._tell(f"{struck}/{faults} faults, {sum(self._equal)} of "
+                           f"{len(self._equal)} runs bitwise as undisturbed")  # fmt: skip
+        finally:
+            if self._nodes:
+                self._nodes.kill()
+            self._server.kill()
+        return self._report(quiet)
+
+    def _run(self, number: int, max_faults: int) -> Outcome:
+        home = self._disk / f"home-{number:03d}"
+        home.mkdir()
+        chaos = ChaosRun(self._words, home, self._server, self._nodes, self._seed * 1000 + number)
+        outcome = chaos.run(max_faults, self._kinds(chaos), MEAN_WAIT_S)
+        self._check(home, outcome)
+        return outcome
+
+    def _kinds(self, chaos: ChaosRun) -> list[str]:
+        """Return what can happen here: a disk that is not ours alone is not filled."""
+        left_out = {"disk_full"} if not self._is_small else set()
+        left_out |= {"node_killed"} if not self._nodes else set()
+        return [kind for kind in chaos.faults() if kind not in left_out]
+
+    def _check(self, home: Path, outcome: Outcome) -> None:
+        """Verify the run, count its points in MLflow, and make room for the next."""
+        found = _verified(home, str(outcome.said["run_id"]))
+        self._problems += found["problems"]
+        for key in CURVES:
+            steps = Counter(_steps(self._server.address, str(outcome.said["mlflow_run_id"]), key))
+            self._duplicates += sum(count - 1 for count in steps.values())
+            self._missing += len(set(range(1, OUTER_STEPS + 1)) - set(steps))
+        self._retries += _retries(outcome)
+        if not found["problems"]:
+            shutil.rmtree(home, ignore_errors=True)
+
+    def _tell(self, text: str) -> None:
+        if self._console:
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+    def _report(self, quiet: Outcome) -> dict[str, Any]:
+        faults: Counter[str] = sum((one.faults for one in self._outcomes), Counter())
+        lost = [(one.wall_s - quiet.wall_s) / max(1, one.faults.total()) for one in self._outcomes]
+        return {
+            "runs": len(self._outcomes),
+            "faults": dict(sorted(faults.items())),
+            "num_faults": faults.total(),
+            "bitwise_equal": all(self._equal),
+            "verify_ok": not self._problems,
+            "problems": self._problems[:20],
+            "duplicate_points": self._duplicates,
+            "missing_points": self._missing,
+            "orphans": sum(one.orphans for one in self._outcomes),
+            "stops": sum(len(one.stops) for one in self._outcomes),
+            "retries": self._retries,
+            "undisturbed_s": quiet.wall_s,
+            "lost_s_per_fault": statistics.median(lost) if lost else 0.0,
+        }
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[Path]:
+    """Give a small disk of its own, if this process may mount one, else a folder."""
+    disk = folder / "small"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m", "outerloop-chaos", str(disk)]
+    try:
+        subprocess.run(["mount", *options], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        disk = folder / "disk"
+        disk.mkdir()
+        yield disk
+        return
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=False, capture_output=True)
+
+
+def _verified(home: Path, run_id: str) -> dict[str, Any]:
+    """Return what `outerloop verify` says."""
+    command = [sys.executable, "-m", "jobs.cli", "--json", "verify", run_id]
+    environment = os.environ | {"OUTERLOOP_HOME": str(home)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines() or [json.dumps({"error": done.stderr[-300:]})]
+    said: dict[str, Any] = json.loads(lines[-1])
+    return {"problems": said.get("problems", [said.get("error")])}
+
+
+def _steps(address: str, run_id: str, key: str) -> list[int]:
+    """Return the step of every point of a curve, as MLflow's server has them."""
+    steps: list[int] = []
+    token = ""
+    while True:
+        asked = {"run_id": run_id, "metric_key": key, "max_results": 1000, "page_token": token}
+        query = urllib.parse.urlencode({name: value for name, value in asked.items() if value})
+        url = f"{address}/api/2.0/mlflow/metrics/get-history?{query}"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            page = json.load(answer)
+        steps += [int(point["step"]) for point in page.get("metrics", [])]
+        token = page.get("next_page_token", "")
+        if not token:
+            return steps
+
+
+def _same(one: Outcome, other: Outcome) -> bool:
+    return all(one.said[key] == other.said[key] for key in ("parameters_sha256", "final"))
+
+
+def _retries(outcome: Outcome) -> int:
+    summary = json.loads((Path(str(outcome.said["run_dir"])) / "summary.json").read_bytes())
+    return int(summary["counts"]["retries"])

@@ -1,0 +1,196 @@
+"""The processes of a run that is put through chaos: its driver, an MLflow server, Ray's nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from jobs.ui import OURS, QUIET
+from pipeline.errors import RunFailedError
+
+ANSWER_TIMEOUT_S = 120.0
+
+
+class Group:
+    """A command with all its children, ended as one."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        """Start it; what it says goes to `log`."""
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def family(self) -> list[psutil.Process]:
+        """Return it and its children, as far as they live."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """SIGKILL all of it."""
+        for one in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
+
+
+class Server:
+    """An MLflow server over a database of its own, at a port that stays."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it and wait until it answers."""
+        folder.mkdir()
+        self._folder = folder
+        self._port = free_port()
+        self.address = f"http://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self._port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
+        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        self._group = Group(command, self._folder / "log.txt", QUIET | OURS)
+        wait_until(self._answers, "the MLflow server does not answer")
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        self._group.kill()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+class Nodes:
+    """Two nodes of Ray on this machine, of which the second can be killed."""
+
+    def __init__(self, folder: Path, num_cpus: int) -> None:
+        """Start a head of half the CPUs, and a node of the other half."""
+        folder.mkdir()
+        self._folder = folder
+        self._num_cpus = num_cpus
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._head = self._start("--head", f"--port={port}", "--include-dashboard=false")
+        wait_until(lambda: _accepts(port), "Ray's head does not answer")
+        self.start_second()
+
+    def start_second(self) -> None:
+        """Start the second node, again."""
+        self._second = self._start(f"--address={self.address}")
+
+    def kill_second(self) -> None:
+        """SIGKILL every process of the second node."""
+        self._second.kill()
+
+    def family(self) -> list[psutil.Process]:
+        """Return the processes of both."""
+        return self._head.family() + self._second.family()
+
+    def kill(self) -> None:
+        """End both."""
+        self._second.kill()
+        self._head.kill()
+
+    def _start(self, *options: str) -> Group:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        command += [f"--num-cpus={self._num_cpus // 2}", "--disable-usage-stats"]
+        return Group(command, self._folder / "log.txt", {})
+
+
+class Driver:
+    """`outerloop train` or `train --resume` as a process."""
+
+    def __init__(self, words: list[str], home: Path, log: Path, nodes: Nodes | None) -> None:
+        """Start it; its own output and errors go to `log`."""
+        self._log = log
+        self._from = log.stat().st_size if log.exists() else 0
+        self._nodes = nodes
+        command = [sys.executable, "-m", "jobs.cli", "--json", *words]
+        self._group = Group(command, log, {"OUTERLOOP_HOME": str(home)})
+        self._own: list[psutil.Process] = []
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._group.process.poll()
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for its end; return its exit code, or None if it does not come."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._group.process.wait(timeout_s)
+        return self.exit_code
+
+    def actors(self, title: str) -> list[psutil.Process]:
+        """Return the processes of actors whose title begins so, e.g. `ray::TaskServer`."""
+        found = []
+        for one in self._group.family() + (self._nodes.family() if self._nodes else []):
+            with contextlib.suppress(psutil.Error):
+                if " ".join(one.cmdline()).startswith(title):
+                    found.append(one)
+        return found
+
+    def kill(self) -> list[psutil.Process]:
+        """SIGKILL the driver alone; return the processes that it leaves behind."""
+        others = self._group.family()[1:] + self.actors("ray::TaskServer")
+        others += self.actors("ray::AggregatorServer")
+        self._group.process.send_signal(signal.SIGKILL)
+        self._group.process.wait()
+        return others
+
+    def end(self) -> None:
+        """SIGKILL the driver and all its children."""
+        self._group.kill()
+
+    def last_line(self) -> str:
+        """Return the last line that it said."""
+        with self._log.open("rb") as file:
+            file.seek(self._from)
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return once `condition` holds; RunFailedError, with `what`, if it never does."""
+    limit = time.monotonic() + ANSWER_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > limit:
+            raise RunFailedError(f"bench chaos: {what}")
+        time.sleep(0.1)
+
+
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    return False
