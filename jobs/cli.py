@@ -319,6 +319,34 @@ def bench_atari(
     return commands.figures(context.obj, "bench atari", values)
 
 
+@bench.command("recovery")
+def bench_recovery(
+    context: typer.Context,
+    overrides: Overrides = None,
+    deaths: Annotated[int, typer.Option(min=1, help="How many workers are killed.")] = 20,
+) -> Result:
+    """Time from a worker's death until its task runs again; what checkpoints take."""
+    from jobs import commands
+    from jobs.bench import recovery
+
+    values = recovery.run(deaths, tuple(overrides or ()))
+    return commands.figures(context.obj, "bench recovery", values)
+
+
+@bench.command("soak")
+def bench_soak(
+    context: typer.Context,
+    overrides: Overrides = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 60.0,
+) -> Result:
+    """Very many tiny tasks: what grows, and whether it slows down."""
+    from jobs import commands
+    from jobs.bench import soak
+
+    values = soak.run(minutes, context.obj, tuple(overrides or ()))
+    return commands.figures(context.obj, "bench soak", values)
+
+
 @bench.command("chaos")
 def bench_chaos(
     context: typer.Context,

@@ -32,7 +32,7 @@ from pipeline.errors import BadInputError
 FAULTS_A_RUN = 12
 MEAN_WAIT_S = 4.0
 DISK_MIB = 256
-OUTER_STEPS = 30
+OUTER_STEPS = 20
 CURVES = ("train/loss", "outer/grad_norm", "outer/step_norm")
 WORDS = (
     "quickstart",
@@ -41,7 +41,7 @@ WORDS = (
     "task.num_ways=5",
     "task.batch_size=4",
     "model.num_filters=8",
-    "inner.num_steps=300",
+    "inner.num_steps=200",
     "inner.segment_steps=25",
     "inner.checkpoint_every=50",
     "meta.batch_size=4",

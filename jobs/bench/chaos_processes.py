@@ -20,6 +20,7 @@ from jobs.ui import OURS, QUIET
 from pipeline.errors import RunFailedError
 
 ANSWER_TIMEOUT_S = 120.0
+ACTORS = WORKER, AGGREGATOR = "ray::TaskServer", "ray::AggregatorServer"
 
 
 class Group:
@@ -146,7 +147,7 @@ class Driver:
         return self.exit_code
 
     def actors(self, title: str) -> list[psutil.Process]:
-        """Return the processes of actors whose title begins so, e.g. `ray::TaskServer`."""
+        """Return the processes of actors whose title begins so, e.g. WORKER."""
         found = []
         for one in self._group.family() + (self._nodes.family() if self._nodes else []):
             with contextlib.suppress(psutil.Error):
@@ -155,9 +156,8 @@ class Driver:
         return found
 
     def kill(self) -> list[psutil.Process]:
-        """SIGKILL the driver alone; return the processes that it leaves behind."""
-        others = self._group.family()[1:] + self.actors("ray::TaskServer")
-        others += self.actors("ray::AggregatorServer")
+        """SIGKILL the driver alone; return the actors that it leaves behind."""
+        others = [actor for title in ACTORS for actor in self.actors(title)]
         self._group.process.send_signal(signal.SIGKILL)
         self._group.process.wait()
         return others

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from jobs.bench.chaos_processes import Driver, Nodes, Server
+from jobs.bench.chaos_processes import AGGREGATOR, WORKER, Driver, Nodes, Server
 from pipeline.checkpoint import CheckpointStore
 from pipeline.errors import RunFailedError
 
@@ -23,7 +23,6 @@ TASK_TIMEOUT_S = 3.0
 AWAY_S = 3.0  # of a server or a node that was killed
 GONE_S = 60.0  # for what a dead driver leaves behind to end
 MAX_RUN_S = 1800.0
-WORKER, AGGREGATOR = "ray::TaskServer", "ray::AggregatorServer"
 
 
 @dataclass(slots=True)
@@ -34,7 +33,7 @@ class Outcome:
     wall_s: float = 0.0
     said: dict[str, object] = field(default_factory=dict)  # the JSON of its last process
     stops: list[str] = field(default_factory=list)  # lines with which it stopped by itself
-    orphans: int = 0  # processes that outlived a dead driver by a minute
+    orphans: int = 0  # actors that outlived a dead driver by a minute
 
 
 class ChaosRun:
