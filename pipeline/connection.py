@@ -21,6 +21,7 @@ from ray.exceptions import AuthenticationError
 from pipeline.caches import replace_unwritable_ray_token
 from pipeline.config import Experiment
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.orphans import end_orphans
 
 REACH_TIMEOUT_S = 5.0
 LIST_NODES_EVERY_S = 5.0
@@ -53,6 +54,7 @@ def connect(experiment: Experiment) -> bool:
     _log_messages(True)
     try:
         if not address:
+            end_orphans()
             replace_unwritable_ray_token()
         with _signals_kept():
             ray.init(
