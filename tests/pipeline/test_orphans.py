@@ -36,7 +36,7 @@ def test_a_stopped_actor_of_a_dead_run_is_ended_and_one_at_work_is_not(caplog):
         assert worker.status() == psutil.STATUS_STOPPED
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
-        wait_until(lambda: not aggregator.is_running())  # it ends by itself
+        wait_until(lambda: not alive(aggregator))  # it ends by itself
         assert worker.status() == psutil.STATUS_STOPPED
         assert end_orphans() == 1
         assert f"ended what a dead run left behind: process {worker.pid}" in caplog.text
@@ -48,4 +48,7 @@ def test_a_stopped_actor_of_a_dead_run_is_ended_and_one_at_work_is_not(caplog):
 
 
 def alive(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
