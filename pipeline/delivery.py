@@ -31,6 +31,8 @@ DELIVER_EVERY_S = 5.0
 MAX_BACK_OFF_S = 60.0
 REFUSED_AGAIN_AFTER_S = 600.0
 MAX_POINTS_IN_A_REQUEST = 1000
+MAX_FAILURES_AT_END = 6
+AT_END_EVERY_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +177,10 @@ class Delivery:
 def deliver_until(
     finishing: threading.Event, delivery: Delivery, waiting: tuple[int, int] = (0, 0)
 ) -> None:
-    """Deliver what waits, again and again, and once more when `finishing` is set.
+    """Deliver what waits, again and again, until it is all delivered once `finishing` is set.
+
+    A server that is just being started again at the end is waited for; one that has been away for
+    MAX_FAILURES_AT_END attempts in a row is not.
 
     Whatever goes wrong is tried again: nothing that a delivery raises comes out of here.
 
@@ -197,13 +202,16 @@ def deliver_until(
             reason = _what_fails(delivery, error)
         with contextlib.suppress(BaseException):  # what shows the log may be broken itself
             _report(delivery, reason, failures, waiting)
-        if last:
+        if last and (not reason or failures >= MAX_FAILURES_AT_END):
             return
         if reason:
             failures += 1
         else:
             failures, waiting = 0, (0, 0)
-        finishing.wait(back_off_s(failures))
+        if last:
+            time.sleep(AT_END_EVERY_S)
+        else:
+            finishing.wait(back_off_s(failures))
 
 
 def back_off_s(failures: int) -> float:

@@ -142,7 +142,10 @@ class _Chaos:
         for key in CURVES:
             steps = Counter(_steps(self._server.address, str(outcome.said["mlflow_run_id"]), key))
             self._duplicates += sum(count - 1 for count in steps.values())
-            self._missing += len(set(range(1, OUTER_STEPS + 1)) - set(steps))
+            missing = sorted(set(range(1, OUTER_STEPS + 1)) - set(steps))
+            self._missing += len(missing)
+            if missing:
+                self._problems.append(f"{home}: {key} is not in MLflow at outer steps {missing}")
         self._retries += _retries(outcome)
         if not found["problems"]:
             shutil.rmtree(home, ignore_errors=True)

@@ -15,6 +15,7 @@ def often(monkeypatch):
     """Deliver at once, and after a failure soon again."""
     monkeypatch.setattr(delivery, "DELIVER_EVERY_S", 0.02)
     monkeypatch.setattr(delivery, "MAX_BACK_OFF_S", 0.2)
+    monkeypatch.setattr(delivery, "AT_END_EVERY_S", 0.02)
 
 
 @pytest.fixture(scope="session")

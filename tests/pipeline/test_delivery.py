@@ -95,8 +95,23 @@ def test_what_shows_the_log_may_end_as_it_likes(caplog, monkeypatch):
 
     monkeypatch.setattr(delivery.logger, "warning", reader_has_gone)
     failing = FailingDelivery()
-    deliver_until(Turns(3), failing)
-    assert failing.attempts == 4
+    deliver_until(Turns(8), failing)
+    assert failing.attempts == 9
+
+
+def test_at_the_end_a_server_is_waited_for_unless_it_has_been_away_for_long(monkeypatch):
+    slept = []
+    monkeypatch.setattr(delivery.time, "sleep", slept.append)
+    failing = FailingDelivery()
+    deliver_until(Turns(1), failing)
+    assert failing.attempts == 7
+    assert slept == [delivery.AT_END_EVERY_S] * 5
+    comes_back = RefusesOnce()
+    finishing = Turns(1)
+    finishing.set()
+    deliver_until(finishing, comes_back)
+    assert comes_back.failed
+    assert len(slept) == 6
 
 
 def test_a_delivery_without_trouble_says_nothing(caplog):
