@@ -19,6 +19,7 @@ from pipeline.interrupt import StopRequest
 from pipeline.network import build_network
 from pipeline.progress import Progress
 from pipeline.redaction import redact
+from pipeline.resumable import RESUMABLE
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
@@ -28,24 +29,6 @@ from pipeline.tracking import tracking_uri
 __all__ = ["TrainResult", "evaluate", "resume", "train"]
 
 BASELINES = ("scratch",)
-# What a resumed run may change: how long it goes on and where it runs, not what it computes.
-RESUMABLE = (
-    "meta.num_steps",
-    "meta.steps",
-    "meta.max_hours",
-    "meta.max_inner_steps",
-    "meta.max_env_steps",
-    "workers.count",
-    "workers.address",
-    "workers.gpus_per_worker",
-    "workers.queue_depth",
-    "workers.max_retries",
-    "workers.task_timeout_s",
-    "environments.timeout_s",
-    "checkpoint.",
-    "tracking.",
-    "evaluation.",
-)
 # What a meta-test of a trained run may change: the test, not what is tested.
 TESTABLE = ("episodes.num_", "episodes.test", "evaluation.")
 

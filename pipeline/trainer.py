@@ -66,6 +66,7 @@ class Books:
     metrics: MetricSink
     counters: Counters = field(default_factory=Counters)
     data: str = ""  # SHA-256 of what is meta-trained on: a resumed run must find it again
+    experiment: Mapping[str, Any] = field(default_factory=dict)  # what it has to leave as it is
 
 
 class Trainer:
@@ -183,7 +184,12 @@ class Trainer:
         self._books.metrics.sync()
         with self._books.checkpoints.draft(self.version) as draft:
             shards = self._backend.write_checkpoint(draft.folder, self.version)
-            meta = {"counters": asdict(self._books.counters), "data": self._books.data}
+            books = self._books
+            meta = {
+                "counters": asdict(books.counters),
+                "data": books.data,
+                "experiment": dict(books.experiment),
+            }
             draft.commit(shards, meta | {"schedule": self._schedule.state()})
         self._saved_version = self.version
         # Not before: a run that falls back on the checkpoint before this one takes them again.
