@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -96,6 +97,7 @@ class Nodes:
         self._num_cpus = num_cpus
         port = free_port()
         self.address = f"127.0.0.1:{port}"
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._head = self._start("--head", f"--port={port}", "--include-dashboard=false")
         wait_until(lambda: _accepts(port), "Ray's head does not answer")
         self.start_second()
@@ -120,7 +122,7 @@ class Nodes:
     def _start(self, *options: str) -> Group:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
         command += [f"--num-cpus={self._num_cpus // 2}", "--disable-usage-stats"]
-        return Group(command, self._folder / "log.txt", {})
+        return Group(command, self._folder / "log.txt", self.environment)
 
 
 class Driver:
@@ -132,8 +134,8 @@ class Driver:
         self._from = log.stat().st_size if log.exists() else 0
         self._nodes = nodes
         command = [sys.executable, "-m", "jobs.cli", "--json", *words]
-        self._group = Group(command, log, {"OUTERLOOP_HOME": str(home)})
-        self._own: list[psutil.Process] = []
+        environment = nodes.environment if nodes else {}
+        self._group = Group(command, log, environment | {"OUTERLOOP_HOME": str(home)})
 
     @property
     def exit_code(self) -> int | None:
