@@ -39,7 +39,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="e.g. meta.steps=50 algorithm.name=reptile"),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a folder.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, its beginning, a folder, or a copy's address.")
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,6 +77,12 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on from the run's last good checkpoint.")
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Go on even if the run is at work, or went on, elsewhere."
+        ),
+    ] = False,
 ) -> Result:
     """Meta-train, then meta-test on held-out tasks."""
     from jobs import commands
@@ -82,7 +90,9 @@ def train(
     console: Console = context.obj
     words = [word for word in (experiment, *(overrides or [])) if word is not None]
     if resume is not None:
-        return commands.resume(console, resume, words)
+        return commands.resume(console, resume, words, take_over)
+    if take_over:
+        raise typer.BadParameter("--take-over goes with --resume")
     if not words:
         raise typer.BadParameter("expected EXPERIMENT (see `outerloop experiments`) or --resume")
     return commands.train(console, words[0], words[1:])

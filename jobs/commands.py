@@ -16,8 +16,9 @@ from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
+from pipeline.fetch_run import open_run
 from pipeline.plots import check_plot, comparison_name, plot_evaluation
-from pipeline.runs import RunFolder, home
+from pipeline.runs import home
 from pipeline.task_figures import task_figures
 
 Result = dict[str, Any]
@@ -31,11 +32,11 @@ def train(console: Console, experiment: str, overrides: list[str]) -> Result:
     return _training_result(console, result)
 
 
-def resume(console: Console, run: str, overrides: list[str]) -> Result:
-    """Go on with the run."""
-    folder = RunFolder.open(run)
+def resume(console: Console, run: str, overrides: list[str], take_over: bool = False) -> Result:
+    """Go on with the run, or with its copy."""
     with shown(console) as progress:
-        result = session.resume(folder, overrides, progress)
+        folder = open_run(run, progress, take_over=take_over)
+        result = session.resume(folder, overrides, progress, take_over)
     return _training_result(console, result)
 
 
@@ -43,8 +44,8 @@ def evaluate(
     console: Console, run: str, baselines: tuple[str, ...] | None, overrides: list[str]
 ) -> Result:
     """Meta-test the run."""
-    folder = RunFolder.open(run)
     with shown(console) as progress:
+        folder = open_run(run, progress)
         evaluation, plot = session.evaluate(folder, baselines, progress, overrides)
     _show(console, evaluation)
     _look(console, run=folder.path, plot=plot)
@@ -56,7 +57,8 @@ def compare(
     console: Console, runs: list[str], plot: Path | None, target_return: float | None
 ) -> Result:
     """Compare the runs' meta-tests."""
-    folders = list(dict.fromkeys(RunFolder.open(run) for run in runs))
+    with shown(console) as progress:
+        folders = list(dict.fromkeys(open_run(run, progress, is_to_go_on=False) for run in runs))
     if plot is not None:
         check_plot(plot)
     path = plot or home() / comparison_name([folder.run_id for folder in folders])
@@ -83,7 +85,9 @@ def compare(
 
 def export(console: Console, run: str, folder: Path) -> Result:
     """Write the run's model to `folder`."""
-    about = export_run(RunFolder.open(run), folder)
+    with shown(console) as progress:
+        found = open_run(run, progress, is_to_go_on=False)
+    about = export_run(found, folder)
     _look(console, model=folder)
     return {"dir": folder, **about}
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.config_errors import ConfigProblems, Problem
 from pipeline.redaction import redact
+from pipeline.storage import absolute_address
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -221,6 +222,21 @@ class CheckpointConfig(Section):
 
     every: int = Field(10, ge=1, description="Outer steps between two checkpoints.")
     keep: int = Field(3, ge=2, description="Newest checkpoints that are kept.")
+    copy_to: str = Field(
+        "",
+        description="Storage that each checkpoint, and all that `train --resume` needs on another "
+        "machine, is copied to: s3://, gs://, a path, or what fsspec knows; empty: none.",
+    )
+
+    @field_validator("copy_to")
+    @classmethod
+    def _no_password(cls, address: str) -> str:
+        if "@" in address or redact(address) != address:
+            raise ValueError(
+                "a configuration is kept and shown, so it holds no password; give it by the "
+                "environment (AWS_ACCESS_KEY_ID, …, or fsspec's FSSPEC_<PROTOCOL>_<OPTION>)"
+            )
+        return absolute_address(address)
 
 
 class EvaluationConfig(Section):

@@ -4,6 +4,7 @@
              pending/         pipeline.outbox
              target.json      which run, on which server
              delivered.json   how far metrics.jsonl has been sent; may lag, never leads
+             fetched.json     of a run that was fetched from a copy: what MLflow had beyond that
 
 Any part may be sent twice, after a crash: MLflow keeps one of each point by its fixed time stamp.
 """
@@ -16,11 +17,12 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import sync_file, write_atomic
-from pipeline.metric_log import count_points, read_points
+from pipeline.metric_log import MetricPoint, count_points, read_points
 from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
 from pipeline.progress import SHOWN
@@ -33,6 +35,7 @@ REFUSED_AGAIN_AFTER_S = 600.0
 MAX_POINTS_IN_A_REQUEST = 1000
 MAX_FAILURES_AT_END = 6
 AT_END_EVERY_S = 2.0
+FETCHED = "fetched.json"
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +102,7 @@ class Delivery:
             tracking_id=self._target["tracking_id"],
             artifact_root=None if is_http(self.uri) else self._run_folder.parent / "mlartifacts",
         )
-        self._run = MlflowRun(self.uri, identity, self.mlflow_run_id)
+        self._run = self._as_fetched(MlflowRun(self.uri, identity, self.mlflow_run_id), identity)
         self._target["run_id"] = self._run.run_id
         self._write_json("target.json", self._target)
         if self._left:
@@ -111,6 +114,27 @@ class Delivery:
             self._left = ""
         return self._run
 
+    def _as_fetched(self, run: MlflowRun, identity: RunIdentity) -> MlflowRun:
+        """See, once, what MLflow has of a run that was fetched from a copy.
+
+        Steps that were taken after the copy was made are taken again, and have new time stamps:
+        what MLflow has of them must not be sent a second time. Or it has nothing at all, because
+        the store went with the machine: then it gets every point from the first on.
+        """
+        if not (self.folder / FETCHED).exists() or "steps" in self._read_json(FETCHED):
+            return run
+        if not run.exists():
+            (self.folder / "delivered.json").unlink(missing_ok=True)
+            run = MlflowRun(self.uri, identity)
+        self._write_json(FETCHED, {"steps": run.newest_steps()})
+        return run
+
+    def _unless_there(self, points: Sequence[MetricPoint]) -> list[MetricPoint]:
+        """Return the points without those that MLflow has of before the run was fetched."""
+        # A key's steps only grow, and are sent in order: up to the newest it has them all.
+        steps = self._read_json(FETCHED).get("steps", {})
+        return [point for point in points if point.step > steps.get(point.key, point.step - 1)]
+
     def _deliver_points(self, run: MlflowRun) -> int:
         if self.metrics_path.exists():
             # A point that MLflow has must not be lost here: logged anew it would get a new time.
@@ -118,8 +142,8 @@ class Delivery:
         offset, count = self._offset(), 0
         while True:
             points, end = read_points(self.metrics_path, offset, MAX_POINTS_IN_A_REQUEST)
-            if points:
-                run.log_points(points)
+            if new := self._unless_there(points):
+                run.log_points(new)
             if end == offset:
                 return count
             count += len(points)
@@ -155,7 +179,8 @@ class Delivery:
         elif target["uri"] != shown:
             self._left = target["uri"]
             target = {**target, "uri": shown, "run_id": None}
-            (self.folder / "delivered.json").unlink(missing_ok=True)
+            for name in ("delivered.json", FETCHED):
+                (self.folder / name).unlink(missing_ok=True)
         target.setdefault("run_id", None)
         self._write_json("target.json", target)
         return target

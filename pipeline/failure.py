@@ -33,6 +33,7 @@ class Kind(StrEnum):
     STORAGE_FAILED = "the disk is full or cannot be written"
     CHECKPOINT_DAMAGED = "the newest checkpoint is damaged"
     TRACKING_DOWN = "MLflow is slow, away or killed"
+    COPIES_DOWN = "storage of copies is slow or away"
 
 
 class Action(StrEnum):
@@ -74,6 +75,7 @@ POLICY: dict[Kind, Rule] = {
     Kind.STORAGE_FAILED: Rule(Action.STOP),
     Kind.CHECKPOINT_DAMAGED: Rule(Action.FALL_BACK),
     Kind.TRACKING_DOWN: Rule(Action.GO_ON),  # `pipeline.delivery` paces itself
+    Kind.COPIES_DOWN: Rule(Action.GO_ON),  # `pipeline.copies` paces itself
 }
 
 

@@ -76,6 +76,24 @@ class MlflowRun:
             "status": self._set_status,
         }
 
+    def exists(self) -> bool:
+        """Tell whether the server knows the run, whose id may be from another time."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(self.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def newest_steps(self) -> dict[str, int]:
+        """Return the newest step of each metric that the run has a point of."""
+        keys = self._client.get_run(self.run_id).data.metrics
+        curves = {key: self._client.get_metric_history(self.run_id, key) for key in keys}
+        return {key: max(point.step for point in curve) for key, curve in curves.items() if curve}
+
     def log_points(self, points: Sequence[MetricPoint]) -> None:
         """Send at most 1,000 points; those that the run already has are left as they are."""
         from mlflow.entities import Metric

@@ -3,12 +3,16 @@
     pending/00000007-model.json     the item
             00000007-model/         the item's own hold on the files that are sent with it
 
+Paths are relative: of a model's files to `pending`, of an artifact to the run's folder if it is in
+there. So a folder can be moved, or brought to another machine.
+
 An item is on disk before `put` returns and is removed after it was delivered. A process that
 dies in between delivers it again: delivering is idempotent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -84,9 +88,31 @@ def pending_items(folder: Path) -> Iterator[Item]:
             content = item["content"]
             if item["kind"] == "model":
                 content["files"] = [str(folder / name) for name in content["files"]]
+            elif item["kind"] == "artifact":
+                content["path"] = str(folder.parent.parent / content["path"])
             yield Item(file, item["kind"], content)
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s: cannot be read and is not sent: %s", file, error)
+
+
+def drop_foreign_items(folder: Path) -> None:
+    """Remove the items in `folder`, a pending one of a run from elsewhere, that name other files.
+
+    What such a folder holds is not ours: it must not make us send what it has not brought along.
+    """
+    run = folder.parent.parent.resolve()
+    for file in _item_files(folder):
+        paths: list[Path] = []
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            item = json.loads(file.read_bytes())
+            if item["kind"] in ("model", "artifact"):
+                names = item["content"].get("files" if item["kind"] == "model" else "path")
+                base = folder if item["kind"] == "model" else run
+                paths = [base / name for name in ([names] if isinstance(names, str) else names)]
+            if all(path.resolve().is_relative_to(run) for path in paths):
+                continue
+        logger.warning("%s: is of another machine and is not sent", file.name)
+        file.unlink(missing_ok=True)
 
 
 def count_items(folder: Path) -> int:

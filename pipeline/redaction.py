@@ -9,7 +9,10 @@ from typing import Any
 # What stands before the last @ is a user's name and password, or a token. They may hold characters
 # that belong after a host; but what follows host:port is no password, nor is a query or fragment.
 USER = re.compile(r"://(?:[^\s?#]*|[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S*)@")
-NAMED = re.compile(r"((?:password|passwd|token|secret|(?:api|access|secret)_?key)=)[^&\s]+", re.I)
+NAMED = re.compile(
+    r"((?:password|passwd|token|secret|(?:api|access|secret|account)_?key|signature|[?&]sig)=)[^&\s]+",
+    re.I,
+)
 
 
 def redact(text: str) -> str:

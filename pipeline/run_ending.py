@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.checkpoint import CheckpointStore
+from pipeline.copies import AnyCopies
 from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
 from pipeline.interrupt import StopRequest
 from pipeline.progress import ENDS, Progress
@@ -20,6 +21,9 @@ from pipeline.tracking import Status, Tracker
 # For the last points to reach MLflow; what does not is sent when the run is resumed.
 FINISH_TIMEOUT_S = 30.0
 INTERRUPTED_TIMEOUT_S = 10.0
+# For the last copy to reach its storage; it is on its way since the checkpoint.
+COPY_TIMEOUT_S = 60.0
+INTERRUPTED_COPY_TIMEOUT_S = 20.0
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES)
 
 logger = logging.getLogger(__name__)
@@ -33,12 +37,14 @@ class RunEnding:
         run: RunFolder,
         checkpoints: CheckpointStore,
         tracker: Tracker,
+        copies: AnyCopies,
         stop: StopRequest,
         progress: Progress,
     ) -> None:
         self._run = run
         self._checkpoints = checkpoints
         self._tracker = tracker
+        self._copies = copies
         self._stop = stop
         self._progress = progress
 
@@ -88,7 +94,10 @@ class RunEnding:
         self._finish("FINISHED", f"ended well at outer step {self._checkpoints.steps()[-1]}")
 
     def _finish(self, status: Status, how: str, with_traceback: bool = False) -> None:
-        """Log `how` it ended and send what MLflow has not got; a new signal ends the wait."""
+        """Log `how` it ended, send what MLflow has not got, copy what is not copied.
+
+        A new signal ends the wait.
+        """
         asked = self._stop.signal_name
         self._stop.what_follows = "MLflow is not waited for any longer"
         logger.info("%s", how, exc_info=with_traceback, extra=ENDS)
@@ -96,6 +105,10 @@ class RunEnding:
             self._tracker.log_artifact(self._run.log)
         timeout_s = INTERRUPTED_TIMEOUT_S if asked else FINISH_TIMEOUT_S
         self._tracker.finish(status, timeout_s, lambda: self._stop.signal_name != asked)
+        asked = self._stop.signal_name
+        self._stop.what_follows = "the copy is not waited for any longer"
+        timeout_s = INTERRUPTED_COPY_TIMEOUT_S if asked else COPY_TIMEOUT_S
+        self._copies.finish(timeout_s, lambda: self._stop.signal_name != asked)
 
 
 def _of_the_system(error: OSError, folder: Path) -> str:

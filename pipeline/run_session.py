@@ -17,6 +17,7 @@ import torch
 from pipeline.backend import Backend
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment
+from pipeline.copies import AnyCopies
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
@@ -76,6 +77,7 @@ class RunSession:
         stop: StopRequest,
         progress: Progress,
         checkpoint: Checkpoint | None,
+        copies: AnyCopies,
     ) -> None:
         self._run = run
         self._backend = backend
@@ -100,8 +102,11 @@ class RunSession:
             Counters(**checkpoint.meta["counters"]) if checkpoint else Counters(),
             data,
             fixed_values(experiment),
+            copies,
         )
-        self._ending = RunEnding(run, self._books.checkpoints, self._tracker, stop, progress)
+        self._ending = RunEnding(
+            run, self._books.checkpoints, self._tracker, copies, stop, progress
+        )
         version = checkpoint.step if checkpoint else 0
         schedule = checkpoint.meta.get("schedule") if checkpoint else None
         every_s = experiment.tracking.live_every_s
@@ -119,6 +124,7 @@ class RunSession:
         """Meta-train to the end, meta-test, and put all of it on record."""
         with self._ending.of("train --resume"):
             self._describe()
+            self._books.copies.offer(self._trainer.version)
             every, last = self._experiment.evaluation.every, self._experiment.meta.num_steps
             first = here = self._trainer.version
             is_due = every and here and (here % every == 0 or here == last)

@@ -12,6 +12,7 @@ from pipeline.backend import Backend
 from pipeline.budgets import budgets, spent
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment, load_experiment, to_yaml
+from pipeline.copies import copying
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.files import disk_errors, write_atomic
@@ -23,6 +24,7 @@ from pipeline.resumable import RESUMABLE
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
+from pipeline.storage import check_address
 from pipeline.tasks import task_family
 from pipeline.tracking import tracking_uri
 
@@ -40,22 +42,30 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     """
     check_baselines(experiment.evaluation.baselines)
     tracking_uri(experiment.tracking.uri, home())
+    check_address(experiment.checkpoint.copy_to)
     check_home()
     if experiment.meta.num_steps == 0:
         progress.message("meta.steps=0: nothing is trained; the meta-test is of the initialisation")
     with _listening(experiment, Start(), progress) as (backend, stop):
         run = RunFolder.create(experiment)
-        with run.locked():
-            return RunSession(run, experiment, backend, stop, progress, None).train()
+        with run.locked(), copying(run, experiment, 0) as copies:
+            return RunSession(run, experiment, backend, stop, progress, None, copies).train()
 
 
-def resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
-    """Go on from the run's last good checkpoint; only RESUMABLE keys may be overridden."""
+def resume(
+    run: RunFolder, overrides: Sequence[str], progress: Progress, take_over: bool = False
+) -> TrainResult:
+    """Go on from the run's last good checkpoint; only RESUMABLE keys may be overridden.
+
+    `take_over`: even if another machine is at work on it, or went on with it.
+    """
     with run.locked():
-        return _resume(run, overrides, progress)
+        return _resume(run, overrides, progress, take_over)
 
 
-def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> TrainResult:
+def _resume(
+    run: RunFolder, overrides: Sequence[str], progress: Progress, take_over: bool
+) -> TrainResult:
     experiment = _overridden(run, overrides, RESUMABLE, "a resumed run")
     run.read_summary()  # a damaged one is refused before the work, not at its end
     checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
@@ -66,10 +76,13 @@ def _resume(run: RunFolder, overrides: Sequence[str], progress: Progress) -> Tra
         )
     progress.message(_where_it_goes_on(run, checkpoint, experiment))
     start = Start() if checkpoint is None else Start(run.checkpoints, step)
-    with _listening(experiment, start, progress) as (backend, stop):
+    with (
+        copying(run, experiment, step, take_over) as copies,
+        _listening(experiment, start, progress) as (backend, stop),
+    ):
         with disk_errors(f"{run.config}", "mend the folder, then resume"):
             write_atomic(run.config, to_yaml(experiment).encode())
-        return RunSession(run, experiment, backend, stop, progress, checkpoint).train()
+        return RunSession(run, experiment, backend, stop, progress, checkpoint, copies).train()
 
 
 def evaluate(
@@ -101,8 +114,11 @@ def _evaluate(
     baselines = experiment.evaluation.baselines if baselines is None else tuple(baselines)
     check_baselines(baselines)
     start = Start(run.checkpoints, checkpoint.step)
-    with _listening(experiment, start, progress) as (backend, stop):
-        session = RunSession(run, experiment, backend, stop, progress, checkpoint)
+    with (
+        copying(run, experiment, checkpoint.step) as copies,
+        _listening(experiment, start, progress) as (backend, stop),
+    ):
+        session = RunSession(run, experiment, backend, stop, progress, checkpoint, copies)
         return session.evaluate(baselines, other_test=",".join(sorted(overrides)))
 
 

@@ -90,7 +90,9 @@ class Tracker:
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copy the file `path` to the run's artifacts; sent later, as it is by then."""
-        self._put("artifact", {"path": str(path.resolve()), "folder": folder})
+        path, run = path.resolve(), self._run_folder.resolve()
+        kept = path.relative_to(run) if path.is_relative_to(run) else path
+        self._put("artifact", {"path": kept.as_posix(), "folder": folder})
 
     def log_dataset(
         self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]

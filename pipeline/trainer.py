@@ -20,6 +20,7 @@ from pipeline.backend import Backend
 from pipeline.budgets import Budget, budgets, spent
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
+from pipeline.copies import CopySink, NoCopies
 from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import (
     AggregatorLostError,
@@ -67,6 +68,7 @@ class Books:
     counters: Counters = field(default_factory=Counters)
     data: str = ""  # SHA-256 of what is meta-trained on: a resumed run must find it again
     experiment: Mapping[str, Any] = field(default_factory=dict)  # what it has to leave as it is
+    copies: CopySink = field(default_factory=NoCopies)
 
 
 class Trainer:
@@ -194,6 +196,7 @@ class Trainer:
         self._saved_version = self.version
         # Not before: a run that falls back on the checkpoint before this one takes them again.
         self._books.journals.prune(self._schedule.is_open)
+        self._books.copies.offer(self.version)
 
     def _save_on_the_way_out(self, reason: str) -> None:
         """Keep what can be kept; `reason` ends the run, and is told in its end, not here."""
@@ -229,7 +232,7 @@ class Trainer:
         last: dict[int, Segment] = {}
         for segment in self._dispatcher.run(map(self._resumed, specs)):
             self._live.take(segment)
-            self._tasks.take(segment)
+            self._take_rows(segment)
             if segment.final:
                 last[segment.spec.index] = segment
                 self._progress.advance()
@@ -275,7 +278,7 @@ class Trainer:
 
     def _take(self, segment: Segment) -> TaskRecord:
         self._live.take(segment)
-        record = self._tasks.take(segment)
+        record = self._take_rows(segment)
         if segment.finite and segment.pieces:
             self._backend.fold(segment)
         if not segment.finite:
@@ -286,6 +289,12 @@ class Trainer:
                 segment.task,
                 segment.failure or "its loss or gradient is not finite",
             )
+        return record
+
+    def _take_rows(self, segment: Segment) -> TaskRecord:
+        record = self._tasks.take(segment)
+        if segment.kept:
+            self._books.copies.offer_tasks(self.version)
         return record
 
     def _commit_of(self, ended: Mapping[TaskKey, TaskRecord]) -> Commit:
@@ -343,6 +352,8 @@ class Trainer:
                 "perf/queue_depth": float(self._dispatcher.open_tasks),
                 "fault/stale_tasks": float(counters.stale),
             }
+        if (behind := self._books.copies.behind) is not None:
+            figures["fault/copies_behind"] = float(behind)
         returns = returns_by_environment(records)
         figures |= returns
         if any(record.env_steps for record in records):

@@ -1,0 +1,266 @@
+"""Copies of a run in storage that outlasts this machine, made while it trains.
+
+After each checkpoint, and now and then while long tasks run, the state of the run is held on to
+(`pipeline.copy_stage`), and a thread brings it to the storage (`pipeline.copy_upload`). Of states
+that wait, the newest is all that is kept. Storage that is slow or away never stops training: the
+thread tries again, ever less often, and the next state has what the last one had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from pipeline.config import Experiment
+from pipeline.copy_owner import BEAT_EVERY_S, Owner
+from pipeline.copy_stage import Staged, remove_stages, stage
+from pipeline.copy_upload import ElsewhereError, Uploader
+from pipeline.delivery import back_off_s
+from pipeline.errors import BadInputError, OuterloopError, RunFailedError
+from pipeline.progress import SHOWN
+from pipeline.redaction import redact
+from pipeline.runs import RunFolder
+from pipeline.storage import Storage, below, check_address, reason_of
+
+IN_FLIGHT_EVERY_S = 60.0  # at most that often, tasks under way are copied between checkpoints
+BEGIN_TIMEOUT_S = 10.0  # for the storage to say whether the run went on elsewhere
+CLOSE_TIMEOUT_S = 2.0
+LOOK_EVERY_S = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class CopySink(Protocol):
+    """Where copies of a run go. No method waits for the storage."""
+
+    def offer(self, outer_steps: int) -> None:
+        """Copy the run as it is now, with a new checkpoint."""
+
+    def offer_tasks(self, outer_steps: int) -> None:
+        """Copy the run as it is now, unless that was done lately: a task has a new checkpoint."""
+
+    @property
+    def behind(self) -> int | None:
+        """How many checkpoints are not copied yet; None if none is to be."""
+
+
+class NoCopies:
+    """Makes none."""
+
+    behind = None
+
+    def offer(self, outer_steps: int) -> None:
+        """Do nothing."""
+
+    def offer_tasks(self, outer_steps: int) -> None:
+        """Do nothing."""
+
+    def finish(self, timeout_s: float, is_hurried: Callable[[], bool]) -> None:
+        """Do nothing."""
+
+
+class Copies:
+    """Copies of the run in `run` at `address`; call from the one thread that trains.
+
+    What goes wrong here is told in warnings and stops nothing, but for one thing: a run that
+    another machine has taken over raises RunFailedError at its next checkpoint.
+    """
+
+    def __init__(self, run: RunFolder, address: str, keep: int, outer_steps: int) -> None:
+        self._run = run
+        self._address = address
+        self._keep = keep
+        self._outer_steps = outer_steps
+        self._changed = threading.Condition()
+        self._waiting: tuple[int, Staged] | None = None  # with how many checkpoints it has
+        self._offered = self._copied = 0  # checkpoints
+        self._number = 0
+        self._next_tasks = time.monotonic() + IN_FLIGHT_EVERY_S
+        self._finishing = False
+        self._begun = threading.Event()  # or failed to, for the first time
+        self._elsewhere = ""
+        self._refusal: OuterloopError | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def begin(self, take_over: bool) -> None:
+        """Begin to copy.
+
+        BadInputError if the address is of no use, or the run is at work elsewhere or went on
+        there. Storage that does not answer in time is waited for no longer.
+        """
+        remove_stages(self._run.path)
+        self._take_over = take_over
+        self._thread.start()
+        self._begun.wait(BEGIN_TIMEOUT_S)
+        if self._refusal is not None:
+            raise self._refusal
+
+    @property
+    def behind(self) -> int:
+        """How many checkpoints are not copied yet."""
+        return self._offered - self._copied
+
+    def offer(self, outer_steps: int) -> None:
+        """Copy the run as it is now; RunFailedError if another machine has taken it over."""
+        if self._elsewhere:
+            raise RunFailedError(f"run {self._run.run_id} {self._elsewhere}, and goes on there")
+        self._outer_steps = outer_steps
+        self._offered += 1
+        self._stage()
+
+    def offer_tasks(self, outer_steps: int) -> None:
+        """Copy the run as it is now, unless that was done lately."""
+        if time.monotonic() >= self._next_tasks and not self._elsewhere:
+            self._outer_steps = outer_steps
+            self._stage()
+
+    def finish(self, timeout_s: float, is_hurried: Callable[[], bool]) -> None:
+        """Copy the run as it is in the end, within `timeout_s`; a warning says if that failed."""
+        if not self._elsewhere:
+            self._offered += 1
+            self._stage()
+        with self._changed:
+            self._finishing = True
+            self._changed.notify()
+        limit = time.monotonic() + timeout_s
+        while self._thread.is_alive() and time.monotonic() < limit and not is_hurried():
+            self._thread.join(LOOK_EVERY_S)
+        if self.behind and not self._elsewhere:
+            logger.warning(
+                "the newest state of run %s is not at %s yet; it is copied when the run is resumed "
+                "or evaluated here", self._run.run_id, redact(self._address),
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End the work if `finish` was never reached: the run was never begun."""
+        if self._finishing:
+            return
+        with self._changed:
+            self._finishing = True
+            self._changed.notify()
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _stage(self) -> None:
+        self._number += 1
+        self._next_tasks = time.monotonic() + IN_FLIGHT_EVERY_S
+        try:
+            staged = stage(self._run.path, self._number, self._outer_steps)
+        except OSError as error:
+            logger.warning("this state of the run is not copied: %s", reason_of(error))
+            return
+        with self._changed:
+            if self._waiting is not None:
+                self._waiting[1].discard()
+            self._waiting = (self._offered, staged)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """Copy what waits, again and again, until all is done."""
+        failures = 0
+        uploader: Uploader | None = None
+        while True:
+            last = self._wait(failures)
+            try:
+                uploader = uploader or self._begin()
+                self._copy_waiting(uploader)
+                uploader.end() if last else uploader.beat()
+                self._recovered(failures)
+                failures = 0
+            except (ElsewhereError, BadInputError) as error:
+                self._give_up(error, is_first=uploader is None and not self._begun.is_set())
+                return
+            except BaseException as error:  # all that a file system and its network can raise
+                self._report(error, failures)
+                failures += 1
+            finally:
+                self._begun.set()
+            with self._changed:
+                if last and (self._waiting is None or failures):
+                    return
+
+    def _wait(self, failures: int) -> bool:
+        """Wait until there is something to do; return whether that is the last of it."""
+        with self._changed:
+            if failures:
+                self._changed.wait_for(lambda: self._finishing, back_off_s(failures))
+            elif self._begun.is_set():
+                self._changed.wait_for(lambda: self._finishing or self._waiting, BEAT_EVERY_S)
+            return self._finishing
+
+    def _begin(self) -> Uploader:
+        storage = Storage(below(self._address, self._run.run_id))
+        owner = Owner.here(secrets.token_hex(8))
+        uploader = Uploader(storage, self._run.path, self._keep, owner)
+        uploader.begin(self._outer_steps, self._take_over)
+        return uploader
+
+    def _copy_waiting(self, uploader: Uploader) -> None:
+        with self._changed:
+            taken, self._waiting = self._waiting, None
+        if taken is None:
+            return
+        try:
+            uploader.publish(taken[1])
+        except BaseException:
+            with self._changed:  # for the next attempt, unless there is a newer one
+                if self._waiting is None:
+                    taken, self._waiting = None, taken
+            raise
+        finally:
+            if taken is not None:
+                taken[1].discard()
+        self._copied = max(self._copied, taken[0])
+
+    def _give_up(self, error: Exception, is_first: bool) -> None:
+        if isinstance(error, ElsewhereError):
+            self._elsewhere = str(error)
+            error = BadInputError(f"run {self._run.run_id} {error}")
+        if is_first:
+            self._refusal = error if isinstance(error, OuterloopError) else None
+        else:
+            logger.warning("nothing is copied any longer: %s", error)
+        self._begun.set()
+
+    def _report(self, error: BaseException, failures: int) -> None:
+        with contextlib.suppress(BaseException):  # what shows the log may be broken itself
+            if not failures:
+                logger.warning(
+                    "storage at %s: %s; training goes on, and the run is copied later",
+                    redact(self._address), reason_of(error),
+                )  # fmt: skip
+
+    def _recovered(self, failures: int) -> None:
+        with contextlib.suppress(BaseException):
+            if failures:
+                text = "storage at %s: the run is copied again, up to outer step %d"
+                logger.info(text, redact(self._address), self._outer_steps, extra=SHOWN)
+
+
+AnyCopies = Copies | NoCopies
+
+
+@contextmanager
+def copying(
+    run: RunFolder, experiment: Experiment, outer_steps: int, take_over: bool = False
+) -> Iterator[AnyCopies]:
+    """Give what copies the run, if its configuration asks for that.
+
+    BadInputError as of `Copies.begin`.
+    """
+    address = experiment.checkpoint.copy_to
+    if not address:
+        yield NoCopies()
+        return
+    check_address(address)
+    copies = Copies(run, address, experiment.checkpoint.keep, outer_steps)
+    copies.begin(take_over)
+    try:
+        yield copies
+    finally:
+        copies.close()
