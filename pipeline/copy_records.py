@@ -45,11 +45,11 @@ def marks_of(run: Path, outer_steps: int) -> Marks:
 def first_to_pack(records: list[Record], more: int) -> int:
     """Return from which of `records` on to pack all again, with `more` bytes that are new.
 
-    One is taken in that is no larger than what follows it, so there are few of them, and each
-    byte is copied a few times only.
+    One is taken in that is not much larger than what follows it, so there are few of them, and
+    each byte is copied a few times only.
     """
     first = len(records)
-    while first and records[first - 1].size <= max(more, 1) <= MERGED_UP_TO:
+    while first and records[first - 1].size <= 2 * more <= MERGED_UP_TO:
         first -= 1
         more += records[first].size
     return first

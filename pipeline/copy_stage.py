@@ -34,6 +34,8 @@ class Staged:
     def discard(self) -> None:
         """Let go of the files."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another state is held on to
+            self.folder.parent.rmdir()
 
     def paths(self) -> list[Path]:
         """Return all its files, in a fixed order: the newest checkpoint's manifest last."""

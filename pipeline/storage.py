@@ -7,6 +7,7 @@ from the address. Everything here blocks, and raises whatever the file system ra
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -118,7 +119,7 @@ def check_address(address: str) -> None:
 def absolute_address(text: str) -> str:
     """Return a path as an absolute one, and a URI as it is; ValueError for one without a place."""
     if text and not is_address(text):
-        return str(Path(text).expanduser().absolute())
+        return os.path.abspath(Path(text).expanduser())
     if text and not text.partition("://")[2].partition("?")[0].strip("/"):
         raise ValueError(f"'{text}': expected a place in it, as in s3://bucket/runs")
     return text

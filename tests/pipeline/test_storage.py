@@ -1,0 +1,137 @@
+"""Storage elsewhere: a folder, memory, and a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+
+from pipeline.errors import BadInputError
+from pipeline.storage import (
+    DamagedObjectError,
+    Storage,
+    absolute_address,
+    below,
+    check_address,
+    is_address,
+    parent_and_name,
+    reason_of,
+)
+from tests.pipeline.storage_for_tests import needs_moto, s3  # noqa: F401
+
+KINDS = ["path", "file", "memory", pytest.param("s3", marks=needs_moto)]
+
+
+@pytest.fixture(params=KINDS)
+def storage(request, tmp_path):
+    address = {
+        "path": str(tmp_path / "store"),
+        "file": f"file://{tmp_path}/store",
+        "memory": f"memory://store-{secrets.token_hex(4)}",
+    }
+    if request.param == "s3":
+        address["s3"] = request.getfixturevalue("s3").address
+    return Storage(below(address[request.param], f"run-{secrets.token_hex(4)}"))
+
+
+def test_objects_are_what_was_written(storage):
+    assert storage.sizes() == {}
+    storage.write("files/a b=1/x.bin", [b"12", b"345"])
+    storage.write("copies/1.json", [b"{}"])
+    storage.write("copies/1.json", [b"[1]"])
+    assert storage.sizes() == {"files/a b=1/x.bin": 5, "copies/1.json": 3}
+    assert storage.sizes("files") == {"files/a b=1/x.bin": 5}
+    assert storage.sizes("none") == {}
+    assert storage.read("files/a b=1/x.bin", 5) == b"12345"
+    assert (storage.size("copies/1.json"), storage.size("copies/2.json")) == (3, -1)
+    storage.remove("copies/1.json")
+    storage.remove("copies/1.json")
+    assert storage.sizes("copies") == {}
+
+
+def test_no_more_is_read_than_there_may_be_and_what_is_not_there_is_told(storage):
+    storage.write("big", [b"x" * (1 << 20)] * 3)
+    blocks = storage.blocks("big", (1 << 20) + 5)
+    with pytest.raises(DamagedObjectError, match="longer than"):
+        list(blocks)
+    with pytest.raises(FileNotFoundError):
+        storage.read("none", 10)
+
+
+def test_a_link_in_a_folder_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    storage = Storage(str(tmp_path / "store"))
+    storage.write("files/a", [b"1"])
+    os.symlink(tmp_path / "secret", tmp_path / "store" / "files" / "b")
+    os.symlink(tmp_path, tmp_path / "store" / "more")
+    for name in ("files/b", "more/secret"):
+        with pytest.raises(DamagedObjectError, match="link"):
+            storage.read(name, 100)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense://x/y", "nonsense"),
+        ("hf://datasets/a/b", "huggingface_hub"),
+        ("sftp://host/x", "paramiko"),
+    ],
+)
+def test_what_nothing_here_can_open_is_one_line(address, said):
+    package = {"huggingface_hub": "huggingface_hub", "paramiko": "paramiko"}.get(said)
+    if package and not _is_missing(package):
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(BadInputError, match=said) as told:
+        check_address(address)
+    assert "\n" not in str(told.value)
+
+
+def _is_missing(package):
+    import importlib.util
+
+    return importlib.util.find_spec(package) is None
+
+
+def test_an_option_that_s3_does_not_know_is_told():
+    with pytest.raises(BadInputError, match="foo"):
+        Storage("s3://bucket/x?foo=1&endpoint_override=http://127.0.0.1:1")
+
+
+def test_addresses_are_put_together_and_taken_apart():
+    for parent in (
+        "s3://bucket",
+        "s3://bucket/runs?endpoint_override=h:1",
+        "/data/runs",
+        "file:///x",
+    ):
+        assert parent_and_name(below(parent, "run-1")) == (parent, "run-1")
+    assert parent_and_name("s3://bucket/run-1/") == ("s3://bucket", "run-1")
+    for text in ("s3://bucket", "memory://run", "/run", "s3://"):
+        with pytest.raises(BadInputError):
+            parent_and_name(text)
+    assert is_address("s3://b/x")
+    assert not any(map(is_address, ("run-1", "/a/b", "C:/x", "")))
+
+
+def test_a_path_is_kept_whole_and_an_address_needs_a_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_address("../x") == str(tmp_path.parent / "x")
+    assert absolute_address("s3://b/x") == "s3://b/x"
+    assert absolute_address("") == ""
+    with pytest.raises(ValueError, match="place"):
+        absolute_address("s3://?region=x")
+
+
+def test_what_aws_says_is_told_in_plain_words():
+    error = OSError(
+        "When initiating multiple part upload for key 'nix' in bucket 'none': AWS Error "
+        "NO_SUCH_BUCKET during CreateMultipartUpload operation: The specified bucket does not "
+        "exist (Request ID: ZTjL)"
+    )
+    assert reason_of(error) == "The specified bucket does not exist"
+    error = OSError(
+        "When getting information for key 'x' in bucket 'b': AWS Error NETWORK_CONNECTION during "
+        "HeadObject operation: curlCode: 7, Could not connect to server; Details: Failed to"
+    )
+    assert reason_of(error) == "Could not connect to server"
