@@ -96,6 +96,7 @@ class CopyManifest:
     step: int  # outer steps in its checkpoint; 0 with no checkpoint among `files`: none yet
     writer: str  # a random name of the process that made it
     host: str
+    config: str  # of config.yaml: all copies share that file, and could lose it at once
     files: tuple[FileEntry, ...]
     records: tuple[Record, ...]
 
@@ -181,9 +182,9 @@ def _check(name: str, manifest: CopyManifest) -> None:
     by_name = MANIFEST_NAME.fullmatch(name)
     if by_name is None or int(by_name[1]) != manifest.number:
         raise DamagedCopyError(f"{name}: is that of another copy")
-    writer, host = manifest.writer, manifest.host
-    if not (isinstance(writer, str) and WRITER.fullmatch(writer) and isinstance(host, str)):
-        raise DamagedCopyError(f"{name}: does not say who made it")
+    texts = (manifest.writer, manifest.host, manifest.config)
+    if not all(isinstance(text, str) for text in texts) or not WRITER.fullmatch(manifest.writer):
+        raise DamagedCopyError(f"{name}: does not say who made it, or of what")
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

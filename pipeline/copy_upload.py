@@ -107,7 +107,13 @@ class Uploader:
         records = self._copy_records(staged.marks)
         number = max((one.number for one in self._kept), default=0) + 1
         manifest = CopyManifest(
-            number, staged.step, self._owner.writer, self._owner.host, tuple(files), tuple(records)
+            number=number,
+            step=staged.step,
+            writer=self._owner.writer,
+            host=self._owner.host,
+            config=(staged.folder / "config.yaml").read_text(encoding="utf-8"),
+            files=tuple(files),
+            records=tuple(records),
         )
         self._check_sizes(one for one in manifest.parts if one.object_name not in before)
         self.beat(forced=True)

@@ -216,13 +216,14 @@ class _Fetching:
         self._check_room(copy)
         self._start_over()
         for entry in copy.files:
-            needed = entry.path == CONFIG or entry.path.startswith(_checkpoint(copy))
+            if entry.path == CONFIG:
+                continue
+            needed = entry.path.startswith(_checkpoint(copy))
             on_record = entry.path.startswith(("checkpoints/", "tracking/target.json"))
             self._try(entry, self._file, needed or (on_record and not with_gaps))
         for record in copy.records:
             self._try(record, self._record, not with_gaps)
-        if not (self.folder / CONFIG).is_file():
-            raise DamagedCopyError("it has no config.yaml")
+        (self.folder / CONFIG).write_text(copy.config, encoding="utf-8")
         if copy.step:
             manifest = verify(self.folder / _checkpoint(copy))
             if manifest.step != copy.step:
