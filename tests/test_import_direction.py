@@ -19,6 +19,7 @@ DOORS = {
         "jobs/doctor.py",
     },
     "av": {"pipeline/video.py"},
+    "fsspec": {"pipeline/storage.py"},
     "mlflow": {"pipeline/mlflow_run.py", "jobs/doctor.py"},
 }
 ALGORITHMS_MAY_IMPORT = {"algorithms", "torch", "numpy"}
