@@ -21,8 +21,10 @@ from pipeline.copy_manifest import (
     Record,
     decode,
 )
+from pipeline.copy_owner import Owner
 from pipeline.copy_records import LENGTH
-from pipeline.copy_upload import read_manifests
+from pipeline.copy_stage import stage
+from pipeline.copy_upload import Uploader, read_manifests
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.runs import RunFolder
 from pipeline.storage import Storage
@@ -350,3 +352,51 @@ def test_the_fetched_folder_is_the_one_that_was_lost(original, machine):
         if path.is_file() and not path.name.startswith(".") and not is_old:
             assert (run.path / relative).read_bytes() == path.read_bytes(), relative
     assert run.log.read_bytes() == lost.log.read_bytes()
+
+
+class TornError(Exception):
+    """The connection, or the process, dies in the middle of a write."""
+
+
+def test_an_upload_that_dies_at_any_write_leaves_the_copy_before_and_is_made_up_for(
+    original, tmp_path, machine, monkeypatch
+):
+    run = tmp_path / "run" / original.name
+    shutil.copytree(original.parent.parent / "home" / original.name, run)
+    (run / ".copied.json").unlink()
+    whole, left = Storage.write, []
+
+    def write(self, name, blocks):
+        left[0] -= 1
+        if left[0] == 0:
+            data = b"".join(blocks)
+            whole(self, name, [data[: len(data) // 2]])
+            raise TornError
+        whole(self, name, blocks)
+
+    def uploader(store: Path, number: int) -> Uploader:
+        (run / ".copied.json").unlink(missing_ok=True)
+        made = Uploader(Storage(str(store)), run, 2, Owner.here(f"{number:016x}"))
+        left[:] = [0]
+        made.begin(4, take_over=True)
+        return made
+
+    monkeypatch.setattr(Storage, "write", write)
+    for number in range(1, 100):
+        store = tmp_path / f"store-{number}" / original.name
+        made = uploader(store, number)
+        made.publish(stage(run, 1, 3))
+        left[:] = [number]
+        try:
+            made.publish(stage(run, 2, 4))
+            break
+        except TornError:
+            pass
+        assert newest_step(machine.fetch(str(store), take_over=True)) == 3
+        machine.is_lost()
+        left[:] = [0]
+        again = uploader(store, number + 1000) if number % 2 else made  # another process, or this
+        again.publish(stage(run, 3, 4))
+        assert newest_step(machine.fetch(str(store), take_over=True)) == 4
+        machine.is_lost()
+    assert number > 5

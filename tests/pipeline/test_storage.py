@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 
 import pytest
 
@@ -135,3 +136,25 @@ def test_what_aws_says_is_told_in_plain_words():
         "HeadObject operation: curlCode: 7, Could not connect to server; Details: Failed to"
     )
     assert reason_of(error) == "Could not connect to server"
+
+
+@needs_moto
+def test_another_s3_endpoint_is_taken_from_the_environment(s3, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.port}")
+    name = f"run-{secrets.token_hex(4)}"
+    Storage(f"s3://bucket/runs/{name}").write("x", [b"1"])
+    assert Storage(below(s3.address, name)).sizes() == {"x": 1}
+
+
+@needs_moto
+def test_a_server_that_is_silent_is_waited_for_a_few_seconds_only(s3, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("pipeline.storage.S3_TIMEOUT_S", 1.0)
+    storage = Storage(below(s3.address, "silent"))
+    s3.stop()
+    try:
+        begun = time.monotonic()
+        with pytest.raises(OSError, match="AWS"):
+            storage.size("x")
+        assert time.monotonic() < begun + 20
+    finally:
+        s3.go_on()
