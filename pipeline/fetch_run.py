@@ -112,7 +112,7 @@ def _fetched(
     _remove_leftovers(run_id)
     fetching = _Fetching(storage, home() / f".fetching-{run_id}-{os.getpid()}")
     try:
-        copy = fetching.newest_sound(copies)
+        copy, copies = _newest_sound(fetching, copies)
         _make_ours(fetching, copy, copies, parent)
         _put_in_place(fetching.folder, here, progress)
     finally:
@@ -121,6 +121,20 @@ def _fetched(
         f"run {run_id}: fetched the copy of outer step {copy.step} from {redact(storage.address)}"
     )
     return here
+
+
+def _newest_sound(
+    fetching: _Fetching, copies: list[CopyManifest]
+) -> tuple[CopyManifest, list[CopyManifest]]:
+    """Fetch the newest copy that is sound; of a run that is at work, old ones go meanwhile."""
+    while True:
+        try:
+            return fetching.newest_sound(copies), copies
+        except RunFailedError:
+            later = read_manifests(fetching.storage)
+            if not later or later[-1].number <= copies[-1].number:
+                raise
+            copies = later
 
 
 def _why_not_older(here: RunFolder, copy: CopyManifest) -> str:

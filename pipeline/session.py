@@ -74,15 +74,13 @@ def _resume(
         raise BadInputError(
             f"meta.steps={last}: the run has taken {step} outer steps; give at least as many"
         )
-    progress.message(_where_it_goes_on(run, checkpoint, experiment))
     start = Start() if checkpoint is None else Start(run.checkpoints, step)
-    with (
-        copying(run, experiment, step, take_over) as copies,
-        _listening(experiment, start, progress) as (backend, stop),
-    ):
-        with disk_errors(f"{run.config}", "mend the folder, then resume"):
-            write_atomic(run.config, to_yaml(experiment).encode())
-        return RunSession(run, experiment, backend, stop, progress, checkpoint, copies).train()
+    with copying(run, experiment, step, take_over) as copies:
+        progress.message(_where_it_goes_on(run, checkpoint, experiment))
+        with _listening(experiment, start, progress) as (backend, stop):
+            with disk_errors(f"{run.config}", "mend the folder, then resume"):
+                write_atomic(run.config, to_yaml(experiment).encode())
+            return RunSession(run, experiment, backend, stop, progress, checkpoint, copies).train()
 
 
 def evaluate(

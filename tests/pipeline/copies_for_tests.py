@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -66,7 +67,9 @@ class Machine:
         return session.resume(run, overrides, SilentProgress(), take_over)
 
     def is_lost(self) -> None:
-        shutil.rmtree(self.home)
+        gone = self.home.with_name(f"gone-{secrets.token_hex(4)}")
+        self.home.rename(gone)  # at once, whatever a thread may still be doing in there
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def address_of(copied, run: RunFolder) -> str:
