@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pipeline.config import Experiment
+from pipeline.copy_lineage import ElsewhereError
 from pipeline.copy_owner import BEAT_EVERY_S, Owner
 from pipeline.copy_stage import Staged, remove_stages, stage
-from pipeline.copy_upload import ElsewhereError, Uploader
+from pipeline.copy_upload import Uploader
 from pipeline.delivery import back_off_s
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
 from pipeline.progress import SHOWN

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.copy_lineage import (
+    ElsewhereError,
+    Known,
+    check_owner,
+    is_newer,
+    read_known,
+    read_manifests,
+    write_known,
+)
 from pipeline.copy_manifest import (
-    COPIES,
     FILES,
-    MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
     RECORDS,
     CopyManifest,
     DamagedCopyError,
@@ -23,33 +28,17 @@ from pipeline.copy_manifest import (
     Marks,
     Record,
     check_path,
-    decode,
 )
 from pipeline.copy_owner import BEAT_EVERY_S, Owner, read_owner, write_owner
 from pipeline.copy_records import Part, first_to_pack, packed, parts_between
 from pipeline.copy_stage import Staged
-from pipeline.files import write_atomic
 from pipeline.redaction import redact
-from pipeline.storage import BLOCK, DamagedObjectError, Storage
+from pipeline.storage import BLOCK, Storage
 
-KNOWN = ".copied.json"  # in the run's folder: which copies it has part in
 RECORD_BYTES = 64 << 20  # about what one holds at most
 MAX_OBJECT_NAME_BYTES = 200  # of its last part
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Which copies a run's folder has part in."""
-
-    number: int = 0  # of the copy that it last made, or was fetched from
-    writers: frozenset[str] = frozenset()  # who made copies on its way
-    damaged: frozenset[str] = frozenset()  # objects that were found so when it was fetched
-
-
-class ElsewhereError(Exception):
-    """Another process goes on with this run, or did; the message says which and where."""
 
 
 class Uploader:
@@ -241,54 +230,6 @@ class Uploader:
         for name in sorted(self._sizes.keys() - named):
             self._storage.remove(name)
             del self._sizes[name]
-
-
-def read_manifests(storage: Storage) -> list[CopyManifest]:
-    """Return the manifests of all copies that are there, by number; warn of what is damaged."""
-    found = []
-    for name in sorted(storage.sizes(COPIES)):
-        if not MANIFEST_NAME.fullmatch(name):
-            continue
-        try:
-            found.append(decode(name, storage.read(name, MAX_MANIFEST_BYTES)))
-        except (DamagedCopyError, DamagedObjectError, FileNotFoundError) as error:
-            logger.warning("a copy of this run is damaged and passed over: %s", error)
-    return sorted(found, key=lambda one: one.number)
-
-
-def check_owner(storage: Storage, writer: str = "") -> None:
-    """Raise ElsewhereError while someone other than `writer` is at work on the run."""
-    owner = read_owner(storage)
-    if owner is None or owner.writer == writer or not (left_s := owner.blocks_for_s()):
-        return
-    raise ElsewhereError(
-        f"is at work in process {owner.pid} on {owner.host}; if that one is lost, try again in "
-        f"{left_s:.0f} s, or at once with --take-over"
-    )
-
-
-def is_newer(manifest: CopyManifest, run: Path, outer_steps: int) -> bool:
-    """Tell whether someone went on with the run, after it was last copied from this folder."""
-    known = read_known(run)
-    if not known.writers:  # it was never copied from here
-        return manifest.step > outer_steps
-    return manifest.number > known.number and manifest.writer not in known.writers
-
-
-def read_known(run: Path) -> Known:
-    """Return what `write_known` wrote; nothing of a folder that has to do with no copy."""
-    try:
-        tree = json.loads((run / KNOWN).read_bytes())
-        texts = (frozenset(map(str, tree[key])) for key in ("writers", "damaged"))
-        return Known(int(tree["number"]), *texts)
-    except (OSError, ValueError, TypeError, KeyError):
-        return Known()
-
-
-def write_known(run: Path, known: Known) -> None:
-    """Keep `known` in the run's folder."""
-    texts = {"writers": sorted(known.writers), "damaged": sorted(known.damaged)}
-    write_atomic(run / KNOWN, json.dumps({"number": known.number, **texts}).encode())
 
 
 def _next_mark(run: Path, here: Marks, until: Marks) -> Marks:

@@ -6,23 +6,16 @@ folder takes the run's name only when it is whole. Nothing that a copy says lead
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.checkpoint import CheckpointStore
-from pipeline.checkpoint_files import DamagedCheckpointError, verify
 from pipeline.config import load_experiment, to_yaml
-from pipeline.copy_manifest import CopyManifest, DamagedCopyError, FileEntry, Record
-from pipeline.copy_records import unpack
-from pipeline.copy_upload import (
+from pipeline.copy_lineage import (
     ElsewhereError,
     Known,
     check_owner,
@@ -30,15 +23,16 @@ from pipeline.copy_upload import (
     read_manifests,
     write_known,
 )
+from pipeline.copy_manifest import CopyManifest
 from pipeline.delivery import FETCHED
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
+from pipeline.fetch_copy import CONFIG, Fetching
 from pipeline.files import sync_folder, write_atomic
 from pipeline.outbox import drop_foreign_items
 from pipeline.progress import Progress
 from pipeline.redaction import redact
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.storage import (
-    DamagedObjectError,
     Storage,
     absolute_address,
     check_address,
@@ -48,8 +42,6 @@ from pipeline.storage import (
 )
 
 RUN_ID = re.compile(r"[\w][\w.=,+-]{0,199}")
-CONFIG = "config.yaml"
-SPARE_BYTES = 64 << 20  # of the disk, that a copy does not fill
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +102,7 @@ def _fetched(
             return here
         raise BadInputError(reason)
     _remove_leftovers(run_id)
-    fetching = _Fetching(storage, home() / f".fetching-{run_id}-{os.getpid()}")
+    fetching = Fetching(storage, home() / f".fetching-{run_id}-{os.getpid()}")
     try:
         copy, copies = _newest_sound(fetching, copies)
         _make_ours(fetching, copy, copies, parent)
@@ -124,7 +116,7 @@ def _fetched(
 
 
 def _newest_sound(
-    fetching: _Fetching, copies: list[CopyManifest]
+    fetching: Fetching, copies: list[CopyManifest]
 ) -> tuple[CopyManifest, list[CopyManifest]]:
     """Fetch the newest copy that is sound; of a run that is at work, old ones go meanwhile."""
     while True:
@@ -164,7 +156,7 @@ def _remove_leftovers(run_id: str) -> None:
 
 
 def _make_ours(
-    fetching: _Fetching, copy: CopyManifest, copies: list[CopyManifest], parent: str
+    fetching: Fetching, copy: CopyManifest, copies: list[CopyManifest], parent: str
 ) -> None:
     """Make the fetched folder one of this machine, that is copied to where it came from."""
     folder = fetching.folder
@@ -192,120 +184,3 @@ def _put_in_place(folder: Path, here: RunFolder, progress: Progress) -> None:
         progress.message(f"run {here.run_id} was here, but older; it is kept as {aside}")
     folder.rename(here.path)
     sync_folder(home())
-
-
-@dataclass(slots=True)
-class _Fetching:
-    """Brings a copy to `folder`."""
-
-    storage: Storage
-    folder: Path
-    damaged: dict[str, str] = field(default_factory=dict)  # by object, what is wrong with it
-    has_gaps: bool = False  # whether a record is missing
-
-    def newest_sound(self, copies: list[CopyManifest]) -> CopyManifest:
-        """Fetch the newest copy that is whole; without one, the newest that can be gone on with.
-
-        RunFailedError if there is none. What is passed over is named in warnings.
-        """
-        for with_gaps in (False, True):
-            for copy in reversed(copies):
-                try:
-                    self._fetch(copy, with_gaps)
-                    return copy
-                except (DamagedCopyError, DamagedCheckpointError) as error:
-                    self._warn(copy, error, with_gaps, is_last=copy is copies[0])
-        raise RunFailedError(
-            f"{redact(self.storage.address)}: every copy is damaged ({len(copies)}): "
-            f"{next(iter(self.damaged.values()), 'its checkpoint')}"
-        )
-
-    def _warn(self, copy: CopyManifest, error: Exception, again: bool, is_last: bool) -> None:
-        if not again:
-            instead = "" if is_last else "; using the one before"
-            logger.warning("the copy of outer step %d is damaged (%s)%s", copy.step, error, instead)
-
-    def _fetch(self, copy: CopyManifest, with_gaps: bool) -> None:
-        """Fetch a copy; DamagedCopyError if what cannot be done without is not as it was."""
-        self._check_room(copy)
-        self._start_over()
-        for entry in copy.files:
-            if entry.path == CONFIG:
-                continue
-            needed = entry.path.startswith(_checkpoint(copy))
-            on_record = entry.path.startswith(("checkpoints/", "tracking/target.json"))
-            self._try(entry, self._file, needed or (on_record and not with_gaps))
-        for record in copy.records:
-            self._try(record, self._record, not with_gaps)
-        (self.folder / CONFIG).write_text(copy.config, encoding="utf-8")
-        if copy.step:
-            manifest = verify(self.folder / _checkpoint(copy))
-            if manifest.step != copy.step:
-                raise DamagedCopyError("its checkpoint is that of another outer step")
-
-    def _try(self, one: Any, fetch: Callable[[Any], None], is_needed: bool) -> None:
-        name = one.object_name
-        try:
-            if name in self.damaged:
-                raise DamagedCopyError(self.damaged[name])
-            fetch(one)
-        except FileNotFoundError:
-            self.damaged[name] = f"{name}: is not there"
-        except (DamagedCopyError, DamagedObjectError) as error:
-            self.damaged[name] = str(error)
-        if name not in self.damaged:
-            return
-        self.has_gaps |= isinstance(one, Record)
-        if is_needed:
-            raise DamagedCopyError(self.damaged[name])
-        logger.warning("%s: is left out of what is fetched", self.damaged[name])
-
-    def _file(self, entry: FileEntry) -> None:
-        path = self.folder / entry.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("xb") as file:
-                for block in self._checked(entry):
-                    file.write(block)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-
-    def _record(self, record: Record) -> None:
-        # Twice through the network at worst; never unpacked before it is known to be sound.
-        path = self.folder / ".record"
-        with path.open("wb") as file:
-            for block in self._checked(record):
-                file.write(block)
-        with path.open("rb") as file:
-            unpack(iter(lambda: file.read(1 << 20), b""), self.folder)
-        path.unlink()
-
-    def _checked(self, one: FileEntry | Record) -> Iterator[bytes]:
-        """Yield the object's blocks; DamagedCopyError after the last if they are not as written."""
-        digest, size = hashlib.sha256(), 0
-        for block in self.storage.blocks(one.object_name, one.size):
-            digest.update(block)
-            size += len(block)
-            yield block
-        if size != one.size or digest.hexdigest() != one.sha256:
-            raise DamagedCopyError(f"{one.object_name}: torn, or changed")
-
-    def _check_room(self, copy: CopyManifest) -> None:
-        size = sum(one.size for one in copy.parts)
-        free = shutil.disk_usage(home()).free
-        if size + SPARE_BYTES > free:
-            raise RunFailedError(
-                f"the copy of outer step {copy.step} takes {size >> 20} MiB, and {home()} has room "
-                f"for {free >> 20}; set OUTERLOOP_HOME to a larger disk"
-            )
-
-    def _start_over(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.has_gaps = False
-        self.folder.mkdir(parents=True)
-
-
-def _checkpoint(copy: CopyManifest) -> str:
-    """Return the folder of its checkpoint, within the run's."""
-    return f"checkpoints/step-{copy.step:06d}/"

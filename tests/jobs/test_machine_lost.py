@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from pipeline.copy_upload import read_manifests
+from pipeline.copy_lineage import read_manifests
 from pipeline.storage import Storage, below
 from pipeline.trajectories import read_trajectories
 from tests.jobs.test_interruption import OUTERLOOP, TINY, answer, points

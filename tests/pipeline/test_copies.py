@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import copies, session
 from pipeline.copies import Copies
+from pipeline.copy_lineage import read_manifests
 from pipeline.copy_owner import Owner, write_owner
-from pipeline.copy_upload import read_manifests
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.metric_log import read_curve
 from pipeline.progress import SilentProgress

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.checkpoint_files import verify
+from pipeline.copy_lineage import read_manifests
 from pipeline.copy_manifest import (
     CopyManifest,
     DamagedCopyError,
@@ -24,7 +25,7 @@ from pipeline.copy_manifest import (
 from pipeline.copy_owner import Owner
 from pipeline.copy_records import LENGTH
 from pipeline.copy_stage import stage
-from pipeline.copy_upload import Uploader, read_manifests
+from pipeline.copy_upload import Uploader
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.runs import RunFolder
 from pipeline.storage import Storage
