@@ -32,7 +32,7 @@ from pipeline.plot_style import COLOURS
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
 from pipeline.protocols import learner_of, protocol_of
-from pipeline.resumable import check_fixed, fixed_values
+from pipeline.resumable import fixed_values
 from pipeline.run_ending import RunEnding
 from pipeline.run_log import LoggedProgress, log_evaluation
 from pipeline.runs import RunFolder, home
@@ -90,8 +90,6 @@ class RunSession:
                 f"run {run.run_id}: the data or their split are not what it was trained on; "
                 "restore them, or start a new run"
             )
-        if checkpoint is not None:
-            check_fixed(run.run_id, experiment, checkpoint.meta.get("experiment", {}))
         self._uri = tracking_uri(experiment.tracking.uri, home())
         self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path)
         self._books = Books(

@@ -20,7 +20,7 @@ from pipeline.interrupt import StopRequest
 from pipeline.network import build_network
 from pipeline.progress import Progress
 from pipeline.redaction import redact
-from pipeline.resumable import RESUMABLE
+from pipeline.resumable import RESUMABLE, check_fixed
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
@@ -68,7 +68,7 @@ def _resume(
 ) -> TrainResult:
     experiment = _overridden(run, overrides, RESUMABLE, "a resumed run")
     run.read_summary()  # a damaged one is refused before the work, not at its end
-    checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
+    checkpoint = _newest_checkpoint(run, experiment)
     step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps
     if step > last:
         raise BadInputError(
@@ -78,9 +78,23 @@ def _resume(
     with copying(run, experiment, step, take_over) as copies:
         progress.message(_where_it_goes_on(run, checkpoint, experiment))
         with _listening(experiment, start, progress) as (backend, stop):
-            with disk_errors(f"{run.config}", "mend the folder, then resume"):
+            with disk_errors(f"{run.config}", _then_resume(run)):
                 write_atomic(run.config, to_yaml(experiment).encode())
             return RunSession(run, experiment, backend, stop, progress, checkpoint, copies).train()
+
+
+def _newest_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint | None:
+    """Return the run's last good checkpoint, held against the run's configuration."""
+    store = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep)
+    checkpoint = store.load_latest()
+    if checkpoint is not None:
+        saved = checkpoint.meta.get("experiment", {})
+        check_fixed(run.run_id, run.read_experiment(), saved)
+    return checkpoint
+
+
+def _then_resume(run: RunFolder) -> str:
+    return f"free space or mend the folder, then go on with: outerloop train --resume {run.run_id}"
 
 
 def evaluate(
@@ -104,7 +118,7 @@ def _evaluate(
     kept = _as_trained(run, overrides)
     experiment = _overridden(run, overrides, TESTABLE, "a meta-test", kept)
     run.read_summary()  # a damaged one is refused before the work, not at its end
-    checkpoint = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep).load_latest()
+    checkpoint = _newest_checkpoint(run, experiment)
     if checkpoint is None:
         raise BadInputError(
             f"run {run.run_id} has no checkpoint; run: outerloop train --resume {run.run_id}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -76,6 +77,8 @@ def run(
     """
     if nodes not in (1, 2):
         raise BadInputError(f"bench chaos: --nodes={nodes}: expected 1 or 2")
+    # Ended from outside, it ends what it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="outerloop-chaos-") as text, _disk(Path(text)) as disk:
         return _Chaos(Path(text), disk, nodes, seed, overrides, console).run(faults)
 
@@ -200,7 +203,7 @@ def _verified(home: Path, run_id: str) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or [json.dumps({"error": done.stderr[-300:]})]
     said: dict[str, Any] = json.loads(lines[-1])
-    return {"problems": said.get("problems", [said.get("error")])}
+    return {"problems": said.get("problems", [said.get("error")]) + said.get("not_checked", [])}
 
 
 def _steps(address: str, run_id: str, key: str) -> list[int]:

@@ -54,8 +54,14 @@ class ChaosRun:
 
     def run(self, max_faults: int, kinds: list[str], mean_wait_s: float) -> Outcome:
         """Run to the end, with at most `max_faults` faults of `kinds` on the way."""
-        begun, faults = time.monotonic(), self.outcome.faults
         self._start()
+        try:
+            return self._until_end(max_faults, kinds, mean_wait_s)
+        finally:
+            self._driver.end()
+
+    def _until_end(self, max_faults: int, kinds: list[str], mean_wait_s: float) -> Outcome:
+        begun, faults = time.monotonic(), self.outcome.faults
         while time.monotonic() - begun < MAX_RUN_S:
             wait_s = self._random.expovariate(1 / mean_wait_s)
             code = self._driver.wait(wait_s if faults.total() < max_faults else MAX_RUN_S)
@@ -69,7 +75,6 @@ class ChaosRun:
                 kind = self._random.choice(kinds)
                 if self.faults()[kind]():
                     faults[kind] += 1
-        self._driver.end()
         raise RunFailedError(f"bench chaos: a run did not end in {MAX_RUN_S:g} s; see {self._log}")
 
     def faults(self) -> dict[str, Callable[[], bool]]:
@@ -98,7 +103,7 @@ class ChaosRun:
         """Resume a run that stopped by itself, or give up."""
         line = self._driver.last_line()
         self.outcome.stops.append(line[:300])
-        if self._driver.exit_code != 1 or "go on with" not in line:
+        if self._driver.exit_code != 1 or "resume" not in line:
             raise RunFailedError(f"bench chaos: a run ended with {line[:300]}; see {self._log}")
         self._start()
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
 from pipeline.redaction import redact
+from pipeline.resumable import RESUMABLE
 from pipeline.runs import home
-from pipeline.session import RESUMABLE
 from pipeline.tracking import params_as_texts, tracking_uri
 from pipeline.verify.curves import Curve, Log
 from pipeline.verify.report import Report, few, ranges
