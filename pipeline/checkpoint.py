@@ -30,6 +30,7 @@ from pipeline.errors import BadInputError, RunFailedError
 from pipeline.files import (
     disk_errors,
     publish_folder,
+    read_object,
     remove_leftovers,
     temporary_beside,
     write_atomic,
@@ -210,16 +211,15 @@ class CheckpointStore:
         mark: Any = self._read_validation().get("best")
         try:
             best = Best(int(mark["step"]), float(mark["score"]))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             return None
         return best if best.step in self.steps() else None
 
     def _read_validation(self) -> dict[str, Any]:
         try:
-            record = json.loads((self._folder / VALIDATION).read_bytes())
+            return read_object(self._folder / VALIDATION)
         except (OSError, ValueError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def steps(self) -> list[int]:
         """Return the outer steps that have a checkpoint, ascending; sound or not."""

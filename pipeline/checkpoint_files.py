@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from pipeline.errors import BadInputError, RunFailedError
-from pipeline.files import sha256_file, write_atomic
+from pipeline.files import read_object, sha256_file, write_atomic
 
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
@@ -131,14 +131,14 @@ def read_vectors(folder: Path, shards: Sequence[ShardFile]) -> tuple[Array, dict
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        if path.is_symlink():
             raise DamagedCheckpointError(f"{path.name}: is no file")
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise DamagedCheckpointError(f"{path.name}: too large")
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = read_object(path, MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise DamagedCheckpointError(f"{path.name}: is missing") from None
+    except ValueError as error:
         raise DamagedCheckpointError(f"{path.name}: {error}") from None
-    if not isinstance(manifest, dict) or _checksum(manifest) != manifest.get("sha256"):
+    if _checksum(manifest) != manifest.get("sha256"):
         raise DamagedCheckpointError(f"{path.name}: wrong checksum")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:

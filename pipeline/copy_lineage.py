@@ -20,7 +20,7 @@ from pipeline.copy_manifest import (
     decode,
 )
 from pipeline.copy_owner import read_owner
-from pipeline.files import write_atomic
+from pipeline.files import read_object, write_atomic
 from pipeline.storage import DamagedObjectError, Storage
 
 KNOWN = ".copied.json"  # in the run's folder
@@ -76,7 +76,7 @@ def is_newer(manifest: CopyManifest, run: Path, outer_steps: int) -> bool:
 def read_known(run: Path) -> Known:
     """Return what `write_known` wrote; nothing of a folder that has to do with no copy."""
     try:
-        tree = json.loads((run / KNOWN).read_bytes())
+        tree = read_object(run / KNOWN)
         texts = (frozenset(map(str, tree[key])) for key in ("writers", "damaged"))
         return Known(int(tree["number"]), *texts)
     except (OSError, ValueError, TypeError, KeyError):

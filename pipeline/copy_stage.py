@@ -7,7 +7,6 @@ or removed, never changed. What only grows is held on to by how far it has grown
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from pipeline.checkpoint import VALIDATION, CheckpointStore
 from pipeline.copy_manifest import Marks
 from pipeline.copy_records import marks_of
-from pipeline.files import DISPLACED, TEMPORARY
+from pipeline.files import DISPLACED, TEMPORARY, read_object
 
 STAGING = ".copying"  # in the run's folder
 WHOLE_FOLDERS = ("in_flight", "evaluation", "plots", "snapshots", "videos")
@@ -118,6 +117,6 @@ def _hold(path: Path, target: Path) -> None:
 def _best(validation: Path) -> int:
     """Return the outer step of the best checkpoint by validation; that of none if there is none."""
     try:
-        return int(json.loads(validation.read_bytes())["best"]["step"])
+        return int(read_object(validation)["best"]["step"])
     except (OSError, ValueError, TypeError, KeyError):
         return -1

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import sync_file, write_atomic
+from pipeline.files import read_object, sync_file, write_atomic
 from pipeline.metric_log import MetricPoint, count_points, read_points
 from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
@@ -190,10 +190,9 @@ class Delivery:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder / name).read_bytes())
+            return read_object(self.folder / name)
         except (OSError, ValueError):
             return {}
-        return content if isinstance(content, dict) else {}
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomic(self.folder / name, json.dumps(content).encode())

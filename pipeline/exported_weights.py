@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.errors import BadInputError
+from pipeline.files import read_object
 
 FORMAT_VERSION = 1
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
@@ -23,9 +23,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """Return what `model.json` says of an exported model; BadInputError if it is none."""
     path = folder / ABOUT
     try:
-        if path.stat().st_size > MAX_ABOUT_BYTES:
-            raise ValueError("it is too large")
-        about: dict[str, Any] = json.loads(path.read_bytes())
+        about = read_object(path, MAX_ABOUT_BYTES)
         version, _, _ = (about[k] for k in ("format_version", "weights_sha256", "preparation"))
     except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import BadInputError, RunFailedError
 
 TEMPORARY = ".tmp-"
 DISPLACED = ".old-"
+MAX_JSON_BYTES = 16 << 20
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -97,6 +101,31 @@ def remove_leftovers(folder: Path) -> None:
 def temporary_beside(path: Path) -> Path:
     """Return the name under which `path` is written before it is complete."""
     return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+
+
+def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the JSON object in the file, whoever wrote it.
+
+    FileNotFoundError if there is none, ValueError says what else is wrong with it.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise ValueError("is no file")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    if len(data) > max_bytes:
+        raise ValueError(f"larger than {max_bytes} bytes")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("is no JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError("is no JSON object")
+    return content
 
 
 def check_destination(path: Path, what: str) -> None:

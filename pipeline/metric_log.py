@@ -17,6 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+MAX_LINE_BYTES = 1 << 16
+INT64 = range(-(1 << 63), 1 << 63)
+FIELDS = {"key", "step", "value", "timestamp_ms"}
+
 logger = logging.getLogger(__name__)
 
 
@@ -97,7 +101,7 @@ def read_points(path: Path, offset: int, limit: int) -> tuple[list[MetricPoint],
     passed over with a warning.
     """
     points: list[MetricPoint] = []
-    for line, end in _lines(path, offset):
+    for line, end in _whole_lines(path, offset):
         offset = end
         point = _parse(path, line)
         if point is not None:
@@ -114,35 +118,61 @@ def read_curve(path: Path, key: str) -> list[tuple[int, float]]:
 
 def count_points(path: Path, offset: int) -> int:
     """Return how many points there are from byte `offset` on."""
-    return sum(1 for _ in _lines(path, offset))
+    return sum(1 for _ in _whole_lines(path, offset))
 
 
-def _points(path: Path, offset: int) -> Iterator[MetricPoint]:
-    for line, _ in _lines(path, offset):
-        point = _parse(path, line)
-        if point is not None:
-            yield point
+def lines_of(path: Path, offset: int) -> Iterator[tuple[bytes, int, bool]]:
+    """Yield each line from byte `offset` on, where it ends, and whether its end is there.
 
-
-def _lines(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    Of a line that is too long to hold a point nothing is given but where it ends.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:
         # After a power failure the log can be shorter than what was read of it before.
         offset = file.seek(min(offset, path.stat().st_size))
-        for line in file:
-            if line.endswith(b"\n"):
-                offset += len(line)
-                yield line, offset
+        while line := file.readline(MAX_LINE_BYTES):
+            offset += len(line)
+            last, is_long = line[-1:], False
+            while last != b"\n" and (more := file.readline(MAX_LINE_BYTES)):
+                offset += len(more)
+                last, is_long = more[-1:], True
+            yield b"" if is_long else line, offset, last == b"\n"
+
+
+def parse_point(line: bytes) -> MetricPoint | None:
+    """Return the point in a line of the log; None if it is not just that, of the right types."""
+    try:
+        fields: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or fields.keys() != FIELDS:
+        return None
+    key, value = fields["key"], fields["value"]
+    whole = (fields["step"], fields["timestamp_ms"])
+    if not isinstance(key, str) or any(type(number) is not int for number in whole):
+        return None
+    if type(value) is not float or not math.isfinite(value):
+        return None
+    return MetricPoint(**fields) if all(number in INT64 for number in whole) else None
+
+
+def _points(path: Path, offset: int) -> Iterator[MetricPoint]:
+    for line, _ in _whole_lines(path, offset):
+        point = _parse(path, line)
+        if point is not None:
+            yield point
+
+
+def _whole_lines(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    return ((line, end) for line, end, is_whole in lines_of(path, offset) if is_whole)
 
 
 def _parse(path: Path, line: bytes) -> MetricPoint | None:
-    try:
-        fields: dict[str, Any] = json.loads(line)
-        return MetricPoint(**fields)
-    except (ValueError, TypeError, RecursionError):
+    point = parse_point(line)
+    if point is None:
         logger.warning("%s: a line that is no metric point was passed over: %.80r", path, line)
-        return None
+    return point
 
 
 def _cut_torn_line(path: Path) -> None:

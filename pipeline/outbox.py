@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_folder, remove, remove_leftovers, write_atomic
+from pipeline.files import atomic_folder, read_object, remove, remove_leftovers, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def pending_items(folder: Path) -> Iterator[Item]:
     """Yield the items in `folder`, oldest first; to be unlinked when delivered."""
     for file in _item_files(folder):
         try:
-            item = json.loads(file.read_bytes())
+            item = read_object(file)
             content = item["content"]
             if item["kind"] == "model":
                 content["files"] = [str(folder / name) for name in content["files"]]
@@ -104,7 +104,7 @@ def drop_foreign_items(folder: Path) -> None:
     for file in _item_files(folder):
         paths: list[Path] = []
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            item = json.loads(file.read_bytes())
+            item = read_object(file)
             if item["kind"] in ("model", "artifact"):
                 names = item["content"].get("files" if item["kind"] == "model" else "path")
                 base = folder if item["kind"] == "model" else run

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
-from pipeline.files import disk_errors, write_atomic
+from pipeline.files import disk_errors, read_object, remove_leftovers, write_atomic
 
 if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs can do without
     from pipeline.config import Experiment
@@ -207,6 +207,8 @@ class RunFolder:
             file.truncate(0)
             with contextlib.suppress(OSError):  # a full disk: the lock holds without a name too
                 os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with disk_errors(f"{self.path}", "mend the folder, then try again"):
+                remove_leftovers(self.path)
             yield
 
     def is_in_use(self) -> bool:
@@ -237,20 +239,14 @@ class RunFolder:
         BadInputError for a file that is no JSON object.
         """
         try:
-            if self.summary.stat().st_size > MAX_SUMMARY_BYTES:
-                raise BadInputError(f"{self.summary}: larger than {MAX_SUMMARY_BYTES} bytes")
-            summary = json.loads(self.summary.read_bytes())
+            return read_object(self.summary, MAX_SUMMARY_BYTES)
         except FileNotFoundError:
             return {}
-        except BadInputError:
-            raise
-        except OSError as error:
-            raise BadInputError(f"{self.summary}: cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError):
-            raise BadInputError(f"{self.summary}: is no JSON; remove it to go on without") from None
-        if not isinstance(summary, dict):
-            raise BadInputError(f"{self.summary}: expected a JSON object; remove it to go on")
-        return summary
+        except ValueError as error:
+            raise BadInputError(
+                f"{self.summary}: {error}; expected what `outerloop train` wrote; remove it to go "
+                "on without"
+            ) from None
 
 
 def _lock(file: IO[str]) -> bool:

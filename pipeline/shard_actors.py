@@ -60,10 +60,12 @@ class ShardActors:
     def load(self, start: Start) -> None:
         """Have every shard start anew."""
         self._folds.clear()
-        self._states = []  # nothing to put a shard back to
+        self._states = []  # nothing to put a shard back to: one that is lost is begun with again
         calls = [a.start.remote(self._experiment, n, start) for n, a in enumerate(self._actors)]
-        for number, (started, _, _) in enumerate(calls):
-            self._answer(number, started, self._start_timeout_s)
+        for number in range(len(calls)):
+            while self._answer(number, calls[number][0], self._start_timeout_s) is LOST:
+                actor = self._actors[number]
+                calls[number] = actor.start.remote(self._experiment, number, start)
         self.params = [params for _, params, _ in calls]
         self._states = [state for _, _, state in calls]
 
@@ -153,17 +155,21 @@ class ShardActors:
         return LOST
 
     def _put_back(self, number: int, reason: str) -> None:
-        """Start an actor in place of a lost one, at the last outer step."""
+        """Start an actor in place of a lost one, at the last outer step if there was one."""
         self._watch.check()
         decision = decide(Kind.AGGREGATOR_DIED, self._losses, self._experiment)
         self._losses += 1
-        if decision.action is Action.STOP or not self._states:
-            times = f" {self._losses} times without an outer step" if self._states else ""
-            raise RunFailedError(f"the aggregator was lost{times}: {reason}")
+        if decision.action is Action.STOP:
+            raise RunFailedError(
+                f"the aggregator was lost {self._losses} times without an outer step: {reason}"
+            )
         time.sleep(decision.wait_s)
         ray.kill(self._actors[number])
         self._folds = deque((of, call) for of, call in self._folds if of != number)
         actor = self._actors[number] = self._new_actor()
+        if not self._states:
+            logger.warning("aggregator shard %d was lost and is started again: %s", number, reason)
+            return
         answer = actor.restore.remote(self._experiment, number, self._states[number])
         try:
             version = ray.get(answer, timeout=self._start_timeout_s)

@@ -178,6 +178,11 @@ def tracking_uri(configured: str, home: Path) -> str:
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
+        if set("?%") & set(str(home.resolve())):  # in an address they mean something else
+            raise BadInputError(
+                f"{home}: MLflow's database cannot lie in a folder with '?' or '%' in its path; "
+                "set OUTERLOOP_HOME to another one, or tracking.uri to a server"
+            )
         return f"sqlite:///{home.resolve() / 'mlflow.db'}"
     scheme = uri.partition("://")[0].partition("+")[0]
     if "://" not in uri or scheme not in SCHEMES:

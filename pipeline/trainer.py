@@ -125,8 +125,7 @@ class Trainer:
         Ends before `until` when a budget is used up: see `spent`.
         """
         every = self.experiment.checkpoint.every
-        if self.version < until:
-            self._books.trajectories.remove_from(self.version)
+        self._books.trajectories.remove_from(self.version)
         try:
             while self.version < until and not self.spent():
                 self.outer_step(until)

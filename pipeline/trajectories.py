@@ -54,7 +54,8 @@ class TrajectoryWriter:
         """Remove the partitions from `meta_step` on, of outer steps that are to be taken again."""
         with self._disk_errors():
             for entry in self._folder.glob("meta_step=*"):
-                if int(entry.name.partition("=")[2]) >= meta_step:
+                number = entry.name.partition("=")[2]
+                if number.isdecimal() and int(number) >= meta_step:
                     remove(entry)
 
     def _partition(self, meta_step: int) -> Path:

@@ -14,9 +14,10 @@ from pipeline.checkpoint import VALIDATION, Checkpoint, CheckpointStore
 from pipeline.checkpoint_files import DamagedCheckpointError
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
+from pipeline.files import read_object
 from pipeline.runs import RunFolder
 from pipeline.verify.report import Report
-from pipeline.verify.subject import Newest, Subject, read_object
+from pipeline.verify.subject import Newest, Subject
 
 REMOVED_WITHIN_S = 3.0
 

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pipeline.metric_log import MetricPoint
-
-MAX_LINE_BYTES = 1 << 16
-INT64 = range(-(1 << 63), 1 << 63)
-FIELDS = {"key", "step", "value", "timestamp_ms"}
+from pipeline.metric_log import MetricPoint, lines_of, parse_point
 
 
 @dataclass(slots=True)
@@ -64,12 +56,10 @@ def read_log(path: Path, delivered: int) -> Log:
     OSError if it cannot be read.
     """
     log = Log(delivered_ends_a_line=delivered == 0)
-    end = 0
-    for number, line in enumerate(_lines(path), start=1):
-        end += len(line)
+    for number, (line, end, is_whole) in enumerate(lines_of(path, 0), start=1):
         log.size = end
         log.delivered_ends_a_line |= end == delivered
-        if not line.endswith(b"\n"):
+        if not is_whole:
             log.is_torn = True
             break
         point = parse_point(line)
@@ -81,37 +71,3 @@ def read_log(path: Path, delivered: int) -> Log:
         curve.num_delivered += end <= delivered
         log.num_points += 1
     return log
-
-
-def parse_point(line: bytes) -> MetricPoint | None:
-    """Return the point in a line of the log; None if it is not just that, of the right types."""
-    if len(line) > MAX_LINE_BYTES:
-        return None
-    try:
-        fields: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict) or fields.keys() != FIELDS:
-        return None
-    key, value = fields["key"], fields["value"]
-    whole = (fields["step"], fields["timestamp_ms"])
-    if not isinstance(key, str) or any(type(number) is not int for number in whole):
-        return None
-    if type(value) is not float or not math.isfinite(value):
-        return None
-    return MetricPoint(**fields) if all(number in INT64 for number in whole) else None
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines; of one that is far too long, its length in bytes that hold no point."""
-    with path.open("rb") as file:
-        while line := file.readline(MAX_LINE_BYTES):
-            if line.endswith(b"\n") or len(line) < MAX_LINE_BYTES:
-                yield line
-                continue
-            size = len(line)
-            while part := file.readline(MAX_LINE_BYTES):
-                size += len(part)
-                if part.endswith(b"\n"):
-                    break
-            yield b" " * (size - 1) + part[-1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from pipeline.task_kinds import ENVIRONMENT_KINDS
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
-
-MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +80,6 @@ class Subject:
     def name(self, path: Path) -> str:
         """Return how messages call a file of the run."""
         return str(path.relative_to(self.run.path))
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in the file; ValueError says what is wrong with it.
-
-    FileNotFoundError if there is none.
-    """
-    if not path.is_file():
-        if path.exists() or path.is_symlink():
-            raise ValueError("is no file")
-        raise FileNotFoundError(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"larger than {MAX_JSON_BYTES} bytes")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ValueError("is no JSON") from None
-    if not isinstance(content, dict):
-        raise ValueError("is no JSON object")
-    return content
 
 
 def entries(folder: Path) -> list[Path]:

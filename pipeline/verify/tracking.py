@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
+from pipeline.files import read_object
 from pipeline.redaction import redact
 from pipeline.resumable import RESUMABLE
 from pipeline.runs import home
@@ -15,7 +16,7 @@ from pipeline.tracking import params_as_texts, tracking_uri
 from pipeline.verify.curves import Curve, Log
 from pipeline.verify.report import Report, few, ranges
 from pipeline.verify.stored import NoAnswerError, NotInMlflowError, Stored, fetch
-from pipeline.verify.subject import Subject, entries, read_object
+from pipeline.verify.subject import Subject, entries
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment

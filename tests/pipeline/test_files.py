@@ -9,6 +9,7 @@ from pipeline.files import (
     TEMPORARY,
     atomic_folder,
     disk_errors,
+    read_object,
     remove_leftovers,
     sha256_file,
     write_atomic,
@@ -96,6 +97,31 @@ def test_leftovers_of_a_folder_that_is_not_there_are_none(tmp_path):
 def test_sha256_is_that_of_the_content(tmp_path):
     (tmp_path / "file").write_bytes(bytes(range(256)) * 1000)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(bytes(range(256)) * 1000).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b"\xff", "is no JSON"),
+        (b"[1]", "is no JSON object"),
+        (b'{"a": "%s"}' % (b"x" * 100), "larger than 99 bytes"),
+    ],
+)
+def test_a_json_file_that_is_none_says_so(tmp_path, content, said):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        read_object(path, 99 if b"x" in content else 1 << 20)
+
+
+def test_a_pipe_in_the_place_of_a_json_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="is no file"):
+        read_object(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError):
+        read_object(tmp_path / "b.json")
 
 
 def test_a_disk_error_is_one_line_with_advice():

@@ -137,6 +137,29 @@ def test_a_line_that_is_no_point_does_not_hold_up_the_others(tmp_path, caplog):
     assert "a line that is no metric point was passed over" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": "a", "step": "2", "value": 0.5, "timestamp_ms": 1}',
+        '{"key": 1, "step": 2, "value": 0.5, "timestamp_ms": 1}',
+        '{"key": "a", "step": 2, "value": null, "timestamp_ms": 1}',
+        '{"key": "a", "step": 9223372036854775808, "value": 0.5, "timestamp_ms": 1}',
+        '{"key": "a", "step": true, "value": 0.5, "timestamp_ms": 1}',
+        '{"key": "' + "a" * 200_000 + '", "step": 2, "value": 0.5, "timestamp_ms": 1}',
+    ],
+)
+def test_a_point_of_other_types_is_passed_over_when_the_log_is_opened(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    good = '{"key": "a", "step": 1, "value": 0.5, "timestamp_ms": 1}'
+    path.write_text(f"{good}\n{line}\n")
+    log = MetricLog(path)
+    log.append(2, {"a": 1.0}, timestamp_ms=2)
+    log.close()
+    points, end = read_points(path, 0, 10)
+    assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 1.0)]
+    assert end == path.stat().st_size
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_left_out_and_named_once(tmp_path, caplog, value):
     log = MetricLog(tmp_path / "log")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -246,6 +247,24 @@ def test_a_shard_killed_between_step_and_checkpoint_is_in_the_checkpoint(
         kill_a_shard_during(session, "write_checkpoint", 0, 2)
         session.trainer.train(3)
     np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before it is asked", "while it starts"])
+def test_a_shard_killed_while_a_checkpoint_is_loaded_is_started_again(
+    local_ray, tmp_path, expected, caplog, first
+):
+    experiment = tiny(**EXPERIMENT)
+    make_trainer(experiment, LocalBackend(experiment, Start()), tmp_path)[0].train(1)
+    start = Start(tmp_path / "checkpoints", 1)
+    with Session(tmp_path, start=start, version=1, aggregator={"shards": 2}) as session:
+        pid = session.backend.shard_pids()[1]
+        os.kill(pid, signal.SIGKILL if first else signal.SIGSTOP)
+        if not first:
+            threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
+        session.backend.load(start)
+        session.trainer.train(3)
+    np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+    assert "aggregator shard 1 was lost and is started again" in caplog.text
 
 
 @pytest.mark.parametrize("who", ["worker", "aggregator"])

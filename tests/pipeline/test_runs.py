@@ -172,6 +172,14 @@ def test_a_run_is_for_one_process_at_a_time():
         pass
 
 
+def test_what_a_dead_process_left_half_written_goes_when_a_run_is_gone_on_with():
+    run = RunFolder.create(EXPERIMENT)
+    left = run.path / ".tmp-summary.json-123"
+    left.write_text("{")
+    with run.locked():
+        assert not left.exists()
+
+
 def test_a_lock_that_a_listing_holds_for_a_moment_is_waited_for(monkeypatch):
     run = RunFolder.create(EXPERIMENT)
     (run.path / ".lock").touch()

@@ -184,6 +184,14 @@ def test_where_to_track(tmp_path, monkeypatch):
     assert tracking_uri("mysql+pymysql://host/db", tmp_path) == "mysql+pymysql://host/db"
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_home_whose_path_is_no_part_of_an_address_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(BadInputError, match=r"MLflow's database cannot lie.* set OUTERLOOP_HOME"):
+        tracking_uri("", tmp_path / name)
+    assert tracking_uri("http://tracker:5000", tmp_path / name) == "http://tracker:5000"
+
+
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "ftp://me:pw@host", "localhost"])
 def test_an_address_that_is_none_is_refused_in_one_line(tmp_path, uri):
     with pytest.raises(BadInputError, match=r"tracking.uri '.*': expected an MLflow server") as bad:

@@ -85,6 +85,15 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
         np.testing.assert_array_equal(parameters(whole), parameters(parts))
 
 
+def test_outer_steps_beyond_the_end_of_a_run_have_no_trajectories(tmp_path):
+    """Of a process that died after its last checkpoint, in a run that ends there now."""
+    experiment = tiny()
+    _, books = run(experiment, tmp_path, until=1)
+    books.trajectories.commit(1, [])
+    run(experiment, tmp_path, until=1, start=Start(tmp_path / "checkpoints", 1), version=1)
+    assert [path.name for path in (tmp_path / "trajectories").iterdir()] == ["meta_step=000000"]
+
+
 def test_an_interruption_saves_the_last_whole_outer_step(tmp_path):
     experiment = tiny()
     backend = LocalBackend(experiment, Start())
