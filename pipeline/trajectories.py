@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from pipeline.errors import BadInputError
 from pipeline.files import atomic_folder, disk_errors, remove, remove_leftovers
 from pipeline.journal import COMPRESSION, FILE_SCHEMA, TaskJournal
 from pipeline.messages import TRAJECTORY_SCHEMA
@@ -75,13 +76,28 @@ def read_trajectories(
         columns: Names of the columns wanted; None for all.
         where: Filter, such as `pyarrow.dataset.field("meta_step") == 3`; partitions that it
             rules out are not opened.
+
+    BadInputError if a file is damaged: pages have checksums. `outerloop verify` looks deeper.
     """
     if not folder.is_dir():
         table = TRAJECTORY_SCHEMA.empty_table()
         return table if columns is None else table.select(columns)
     partitions = ds.partitioning(PARTITION_KEY, flavor="hive")
-    files = ds.dataset(folder, TRAJECTORY_SCHEMA, format="parquet", partitioning=partitions)
-    return files.to_table(columns=columns, filter=where)
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    try:
+        files = ds.dataset(
+            folder,
+            TRAJECTORY_SCHEMA,
+            format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+            partitioning=partitions,
+        )
+        return files.to_table(columns=columns, filter=where)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInputError(
+            f"{folder}: cannot be read: {reason}; `outerloop verify {folder.parent.name}` names "
+            "what is damaged"
+        ) from None
 
 
 def _stretches(tasks: Sequence[TaskJournal]) -> list[list[TaskJournal]]:

@@ -33,7 +33,8 @@ from pipeline.progress import SilentProgress
 from pipeline.runs import RunFolder
 from pipeline.session import resume, train
 from pipeline.task_states import DamagedStateError, read_state, write_state
-from pipeline.verify import verify
+from pipeline.trajectories import TrajectoryWriter, read_trajectories
+from pipeline.verify import verify_run
 from tests.fuzz.mutations import any_damage
 from tests.pipeline.episodes_for_tests import tiny_episodes
 from tests.pipeline.runs_for_tests import tiny
@@ -170,6 +171,25 @@ def test_rows_of_a_task_under_way_are_those_that_were_written(tmp_path, count):
         shutil.rmtree(folder)
 
 
+@amounts(60, 8_000)
+def test_trajectories_are_read_or_refused_in_one_line(tmp_path, count):
+    journal = TaskJournal(tmp_path / "task")
+    journal.add(rows(30))
+    journal.sync()
+    TrajectoryWriter(tmp_path / "trajectories").commit(0, [journal])
+    (path,) = (tmp_path / "trajectories").rglob("*.parquet")
+    sound, refused = path.read_bytes(), 0
+    for draw in draws(count):
+        path.write_bytes(any_damage(sound, draw))
+        try:
+            table = read_trajectories(tmp_path / "trajectories")
+            assert table.schema == TRAJECTORY_SCHEMA
+        except BadInputError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > count / 3
+
+
 @amounts(60, 6_000)
 def test_the_metric_log_goes_on_whatever_is_in_it(tmp_path, count):
     path = tmp_path / "metrics.jsonl"
@@ -220,7 +240,7 @@ def test_a_run_is_resumed_to_the_same_end_or_refused(finished, tmp_path, monkeyp
             path = draw.choice([p for p in files if p.name != ".lock"])
             path.write_bytes(any_damage(path.read_bytes(), draw))
         try:
-            verify(run)
+            verify_run(run, 10.0)
             result = resume(run, [], SilentProgress())
             assert result.parameters_sha256 == expected
         except OuterloopError as error:
