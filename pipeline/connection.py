@@ -54,6 +54,7 @@ def connect(experiment: Experiment) -> bool:
     _log_messages(True)
     try:
         if not address:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # whoever has none is refused
             end_orphans()
             replace_unwritable_ray_token()
         with _signals_kept():

@@ -240,9 +240,14 @@ class Journals:
 
 def _holds_rows(path: Path, num_rows: int) -> bool:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        return bool(table.num_rows == num_rows)
-    except (OSError, pa.ArrowException) as error:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(FILE_SCHEMA):
+                raise ValueError("it has other columns")
+            count = sum(batch.num_rows for batch in file.iter_batches(MAX_BUFFERED_ROWS))
+            if count != num_rows:
+                raise ValueError(f"{count} rows in place of {num_rows}")
+        return True
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:120]
         logger.warning("%s is damaged (%s); its inner steps are taken again", path, reason)
         return False

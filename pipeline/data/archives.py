@@ -65,6 +65,8 @@ def _checked(
 
 
 def _problem(entry: zipfile.ZipInfo, max_entry_bytes: int) -> str:
+    if not entry.filename:
+        return "has no name"
     name = PurePosixPath(entry.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in entry.filename:
         return "would leave the archive's folder"
