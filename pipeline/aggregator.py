@@ -100,7 +100,6 @@ class AggregatorShard:
         self._open: dict[TaskKey, Contribution] = {}
         self._oldest_open = 0
         self._counted: set[TaskKey] = set()  # of those from `_oldest_open` on
-        self._last: ShardUpdate | None = None
 
     def check_version(self, version: int) -> None:
         """Raise ValueError unless `version` outer steps were taken, e.g. before a checkpoint."""
@@ -132,17 +131,13 @@ class AggregatorShard:
 
     def missing(self, commit: Commit) -> list[TaskKey]:
         """Return the accepted tasks that are not wholly here."""
-        if commit.step != self.version:
-            return []  # committed already: the answer was lost, and `commit` repeats it
         return [key for key, want in commit.accepted.items() if not self._holds(key, want)]
 
     def commit(self, commit: Commit) -> ShardUpdate:
-        """Take the outer step with the accepted tasks; asked again, repeat the answer only.
+        """Take the outer step with the accepted tasks.
 
-        Raises ValueError when an accepted task is not wholly here.
+        Raises ValueError when an accepted task is not wholly here, or at another step.
         """
-        if commit.step == self.version - 1 and self._last is not None:
-            return self._last
         if commit.step != self.version or self.missing(commit):
             raise ValueError(f"outer step {commit.step} cannot be committed at {self.version}")
         before = self.params.clone()
@@ -152,10 +147,9 @@ class AggregatorShard:
             self.optimizer.step(grad)
         self._close(commit)
         self.version += 1
-        self._last = ShardUpdate(
+        return ShardUpdate(
             self.version, _square(grad), _square(self.params - before), _square(self.params)
         )
-        return self._last
 
     def _close(self, commit: Commit) -> None:
         """Forget the tasks that have counted or were dropped, and those before `oldest_open`."""

@@ -36,9 +36,12 @@ class Backend(Protocol):
     def commit(self, commit: Commit) -> list[ShardUpdate]:
         """Take the outer step on every shard; later tasks start from the new version.
 
-        AggregatorLostError if a shard was lost on the way: asked `missing` and this again, those
-        that have taken the step repeat their answer.
+        AggregatorLostError if a shard was lost on the way: then no shard has taken the step, and
+        `missing` names the tasks that have to be run again.
         """
+
+    def has_lost_folds(self) -> bool:
+        """Whether a part of the aggregator was lost since the last outer step."""
 
     def load(self, start: Start) -> None:
         """Put the aggregator where `start` says; tasks start from there from now on."""

@@ -163,6 +163,8 @@ class CheckpointStore:
         folder = self._folder_of(step)
         try:
             manifest = verify(folder)
+            if manifest.step != step:
+                raise DamagedCheckpointError(f"it is of outer step {manifest.step}")
             params, optimizer = read_vectors(folder, manifest.shards)
         except OSError as error:
             raise DamagedCheckpointError(str(error)) from None

@@ -109,12 +109,12 @@ def verify(folder: Path) -> Manifest:
     """
     content = _read_manifest(folder / MANIFEST)
     try:
-        shards = sorted((ShardFile(**s) for s in content["shards"]), key=lambda s: s.offset)
-        manifest = Manifest(int(content["step"]), tuple(shards), dict(content["meta"]))
+        shards = sorted((_shard_file(s) for s in content["shards"]), key=lambda s: s.offset)
+        manifest = Manifest(_whole(content["step"]), tuple(shards), dict(content["meta"]))
         offsets = np.cumsum([0] + [shard.length for shard in shards])[:-1]
         whole = len(shards) > 0 and [shard.offset for shard in shards] == list(offsets)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpointError(f"{MANIFEST}: {error!r}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedCheckpointError(f"{MANIFEST}: {error!r:.120}") from None
     if not whole:
         raise DamagedCheckpointError("its shards do not make one whole vector")
     for shard in shards:
@@ -149,6 +149,20 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _shard_file(fields: Mapping[str, Any]) -> ShardFile:
+    """Return what a manifest says of a shard; ValueError or TypeError if that cannot be."""
+    shard = ShardFile(**fields)
+    for count in (shard.offset, shard.length, shard.size):
+        _whole(count)
+    return shard
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r:.40} is no number of elements, bytes or steps")
+    return number
+
+
 def _verify_shard(folder: Path, shard: ShardFile) -> None:
     if not SHARD_NAME.fullmatch(str(shard.name)):
         raise DamagedCheckpointError(f"{MANIFEST}: {shard.name!r:.40} is no name of a shard")
@@ -162,11 +176,15 @@ def _verify_shard(folder: Path, shard: ShardFile) -> None:
 def _read_shard(folder: Path, shard: ShardFile) -> dict[str, Array]:
     try:
         tensors: dict[str, Array] = safetensors.numpy.load_file(folder / shard.name)
-    except safetensors.SafetensorError as error:
+    # Types that numpy has not are told of as errors of many kinds.
+    except (safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
         raise DamagedCheckpointError(f"{shard.name}: {error}") from None
     params = tensors.get(PARAMS)
     if params is None or params.dtype != np.float32 or params.shape != (shard.length,):
         raise DamagedCheckpointError(f"{shard.name}: not {shard.length} float32 parameters")
+    for name, tensor in tensors.items():
+        if tensor.shape not in ((), params.shape):
+            raise DamagedCheckpointError(f"{shard.name}: '{name}' has the shape {tensor.shape}")
     return tensors
 
 
@@ -178,6 +196,8 @@ def _join(shards: list[dict[str, Array]]) -> dict[str, Array]:
     for name, first in shards[0].items():
         parts = [shard[name] for shard in shards]
         counter = first.ndim == 0
+        if any(part.ndim != first.ndim or part.dtype != first.dtype for part in parts):
+            raise DamagedCheckpointError(f"its shards hold '{name}' in different forms")
         if counter and any(part != first for part in parts):
             raise DamagedCheckpointError(f"its shards do not agree on '{name}'")
         joined[name] = first if counter else np.concatenate(parts)

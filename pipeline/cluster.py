@@ -10,6 +10,7 @@ A dead worker's tasks come back as TaskFailure, and an actor of its own kind tak
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,14 +26,15 @@ from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.connection import NodeWatch, connect, disconnect, first_line, gpu_share
 from pipeline.errors import BadInputError, RunFailedError
-from pipeline.failure import Kind
+from pipeline.failure import Action, Kind, decide
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
 from pipeline.server import Start
 from pipeline.shard_actors import ShardActors
 from pipeline.task_states import DamagedStateError
 
-MAX_LOSSES_IN_A_ROW = 10  # workers that die without finishing one task in between
 START_TIMEOUT_S = 180.0  # of a worker's process, its imports and its data
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -40,7 +42,8 @@ class Slot:
     """One worker: its actor, and the streams of the tasks it was given, oldest first."""
 
     actor: Any
-    ready: Any | None  # reference that resolves when the actor stands; None afterwards
+    ready: Any | None  # reference to its process id, while it has not answered yet
+    pid: int = 0
     begun: float = field(default_factory=time.monotonic)  # when it was asked for
     heard: float = 0.0  # when it was last heard of, or got something to do
     streams: deque[tuple[TaskSpec, Any]] = field(default_factory=deque)
@@ -56,7 +59,7 @@ class RayBackend:
         self._gpus = gpu_share(experiment)
         self._shards = ShardActors(experiment, self._watch)
         self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
-        self._losses_in_a_row = 0
+        self._starts_in_vain = 0  # in a row
         self.load(start)
 
     def load(self, start: Start) -> None:
@@ -77,7 +80,10 @@ class RayBackend:
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, in their order (for tests and tools)."""
-        return list(ray.get([slot.actor.ready.remote() for slot in self._slots]))
+        for slot in self._slots:
+            if slot.ready is not None:
+                slot.pid = int(ray.get(slot.ready))
+        return [slot.pid for slot in self._slots]
 
     def shard_pids(self) -> list[int]:
         """Process ids of the aggregator's shards (for tests and tools)."""
@@ -96,7 +102,7 @@ class RayBackend:
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
         if not done:
             self._watch.check(idle=True)
-            self._check_starts()
+        self._check_starts()
         found: list[Segment | TaskFailure] = self._hung()
         for item in done:
             found += self._news(waiting[item])
@@ -113,6 +119,10 @@ class RayBackend:
     def commit(self, commit: Commit) -> list[ShardUpdate]:
         """Take the outer step on every shard; AggregatorLostError if one was lost meanwhile."""
         return self._shards.commit(commit)
+
+    def has_lost_folds(self) -> bool:
+        """Whether a shard was put back since the last outer step."""
+        return self._shards.has_lost_folds()
 
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Have every shard write its own file."""
@@ -149,23 +159,27 @@ class RayBackend:
         return Slot(actor, actor.ready.remote())
 
     def _check_starts(self) -> None:
-        """Raise RunFailedError if no worker stands, and one has been starting for too long."""
-        if any(slot.ready is None for slot in self._slots):
-            return
-        longest = time.monotonic() - min(slot.begun for slot in self._slots)
-        if longest > START_TIMEOUT_S:
+        """Ask again for workers that hang while they start; RunFailedError if no worker stands."""
+        now = time.monotonic()
+        slow = [s for s in self._slots if s.ready is not None and now - s.begun > START_TIMEOUT_S]
+        if slow and all(slot.ready is not None for slot in self._slots):
+            longest = now - min(slot.begun for slot in slow)
             free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
             raise RunFailedError(
                 f"no worker has started in {longest:.0f} s: each needs "
                 f"{self._experiment.workers.threads} CPU core(s) and {self._gpus:g} GPU(s) on one "
                 f"node; free in the cluster: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
             )
+        for slot in slow:  # one that only waits for room waits on, as another one
+            logger.warning("a worker has not started in %g s; it is replaced", START_TIMEOUT_S)
+            ray.kill(slot.actor)
+            self._slots[self._slots.index(slot)] = self._start_worker()
 
     def _news(self, slot: Slot) -> list[Segment | TaskFailure]:
         try:
             if slot.ready is not None:
-                ray.get(slot.ready)
-                slot.ready = None
+                slot.pid, slot.ready = ray.get(slot.ready), None
+                self._starts_in_vain = 0
                 return []
             segment: Segment = ray.get(next(slot.streams[0][1]))
         except RayTaskError as error:
@@ -175,7 +189,6 @@ class RayBackend:
         slot.heard = time.monotonic()
         if segment.final:
             slot.streams.popleft()
-            self._losses_in_a_row = 0
         return [segment]
 
     def _hung(self) -> list[Segment | TaskFailure]:
@@ -203,6 +216,8 @@ class RayBackend:
         spec, _ = slot.streams.popleft()
         if isinstance(cause, RayError):  # the parameters were lost under the worker
             return [TaskFailure(spec, first_line(cause), Kind.OBJECT_LOST)]
+        if isinstance(cause, RunFailedError):  # a full disk, say: one line that tells what to do
+            raise cause from None
         if isinstance(cause, DamagedStateError):  # since the driver looked: an older one is left
             return [TaskFailure(spec, first_line(cause), Kind.STATE_DAMAGED)]
         reason = f"{type(cause).__name__}: {first_line(cause)}"
@@ -210,12 +225,8 @@ class RayBackend:
 
     def _replace(self, slot: Slot, kind: Kind, reason: str) -> list[Segment | TaskFailure]:
         self._watch.check()
-        self._losses_in_a_row += 1
-        if self._losses_in_a_row > MAX_LOSSES_IN_A_ROW:
-            raise RunFailedError(
-                f"{self._losses_in_a_row} workers died in a row without finishing a task; "
-                f"the last: {reason}"
-            )
+        if slot.ready is not None and kind is not Kind.NODE_LOST:
+            self._count_start_in_vain(reason)
         ray.kill(slot.actor)
         self._slots[self._slots.index(slot)] = self._start_worker()
         return [
@@ -223,11 +234,20 @@ class RayBackend:
             for place, (spec, _) in enumerate(slot.streams)
         ]
 
+    def _count_start_in_vain(self, reason: str) -> None:
+        decision = decide(Kind.WORKER_STARTS_IN_VAIN, self._starts_in_vain, self._experiment)
+        self._starts_in_vain += 1
+        if decision.action is Action.STOP:
+            raise RunFailedError(
+                f"{self._starts_in_vain} workers died in a row while they started; the last: "
+                f"{reason}"
+            )
+
 
 def kind_of(error: RayError) -> Kind:
     """Return what Ray's error says became of a worker."""
     text = str(error)
-    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+    if isinstance(error, OutOfMemoryError):
         return Kind.OUT_OF_MEMORY
     if "node has died" in text or "node was terminated" in text:
         return Kind.NODE_LOST

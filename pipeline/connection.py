@@ -10,10 +10,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+import ray._private.ray_constants as ray_constants
 import ray._private.utils as ray_utils
 import ray._private.worker as ray_driver
 from ray.exceptions import AuthenticationError
@@ -54,10 +55,9 @@ def connect(experiment: Experiment) -> bool:
     _log_messages(True)
     try:
         if not address:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # whoever has none is refused
             end_orphans()
             replace_unwritable_ray_token()
-        with _signals_kept():
+        with _signals_kept(), nullcontext() if address else _on_loopback():
             ray.init(
                 address=address or "local",
                 namespace="outerloop",
@@ -84,6 +84,20 @@ def disconnect(owns_ray: bool) -> None:
     if owns_ray:
         ray.shutdown()
     _log_messages(False)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started in the block listen for this machine alone, all its processes.
+
+    Ray does so by itself on macOS and Windows, and has no setting for it elsewhere.
+    """
+    default = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = default
 
 
 @contextmanager

@@ -186,7 +186,8 @@ class Delivery:
         return target
 
     def _offset(self) -> int:
-        return int(self._read_json("delivered.json").get("offset", 0))
+        offset = self._read_json("delivered.json").get("offset", 0)
+        return offset if type(offset) is int and offset >= 0 else 0  # sent again: it is harmless
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:

@@ -28,8 +28,13 @@ class EnvironmentFailedError(RunFailedError):
 class AggregatorLostError(Exception):
     """A part of the aggregator was lost while an outer step was taken.
 
-    It stands again, at the outer step before; what it held of this one is to be computed again.
+    It stands again, all of it at the outer step before; what it held of this one is to be computed
+    again.
     """
+
+
+class AggregatorGoneError(RunFailedError):
+    """A part of the aggregator was lost too often (exit code 1)."""
 
 
 class BadInputError(OuterloopError, ValueError):

@@ -18,10 +18,12 @@ class Kind(StrEnum):
     """What can fail."""
 
     WORKER_DIED = "a worker dies"
+    WORKER_STARTS_IN_VAIN = "a worker dies while it starts"
     NODE_LOST = "a node is lost"
     OUT_OF_MEMORY = "a worker is killed for memory"
     TASK_HUNG = "a task hangs"
     OBJECT_LOST = "an object is lost"
+    FOLDS_LOST = "a contribution is lost with the aggregator"
     STATE_DAMAGED = "a checkpoint inside a task is damaged"
     TASK_RAISED = "a task's own code raises"
     ENVIRONMENT_FAILED = "an environment raises or hangs"
@@ -41,6 +43,7 @@ class Action(StrEnum):
 
     RETRY = "retry"  # the task's next attempt, from its last inner checkpoint, if it has one
     DROP = "drop and count"  # the task has no part in the outer step
+    REPLACE = "replace"  # by another one
     PUT_BACK = "put back"  # anew, at the last outer step; what it held since is computed again
     FALL_BACK = "fall back"  # on the one before
     RESUME = "resume"  # by hand, from the last checkpoint
@@ -59,11 +62,13 @@ class Rule:
 
 POLICY: dict[Kind, Rule] = {
     Kind.WORKER_DIED: Rule(Action.RETRY, "workers.max_retries", backs_off=True),
+    Kind.WORKER_STARTS_IN_VAIN: Rule(Action.REPLACE, "10"),
     # A machine that is taken away says nothing against the tasks that were on it.
     Kind.NODE_LOST: Rule(Action.RETRY),
     Kind.OUT_OF_MEMORY: Rule(Action.RETRY, "workers.max_retries", backs_off=True),
     Kind.TASK_HUNG: Rule(Action.RETRY, "workers.max_retries"),
     Kind.OBJECT_LOST: Rule(Action.RETRY, "workers.max_retries"),
+    Kind.FOLDS_LOST: Rule(Action.RETRY),  # the aggregator has a limit of its own
     Kind.STATE_DAMAGED: Rule(Action.RETRY, "workers.max_retries"),
     Kind.TASK_RAISED: Rule(Action.STOP),
     Kind.ENVIRONMENT_FAILED: Rule(Action.DROP, "meta.max_bad_tasks"),
@@ -93,7 +98,8 @@ def decide(kind: Kind, before: int, experiment: Experiment) -> Decision:
     Args:
         kind: What failed.
         before: How many failures of the same thing came before it in a row: without a task having
-            come any further, without a finite task, or without an outer step in between.
+            come any further, without a finite task, without a worker that stands, or without an
+            outer step in between.
         experiment: Has the limits.
     """
     rule = POLICY[kind]

@@ -72,6 +72,10 @@ class LocalBackend:
         """Take the outer step on every shard."""
         return [shard.commit(commit) for shard in self._shards]
 
+    def has_lost_folds(self) -> bool:
+        """Nothing is lost within a process."""
+        return False
+
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
         """Write every shard."""
         return [write_shard_of(shard, folder, version) for shard in self._shards]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 from pipeline.config import Experiment
+from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.tracking import flatten
 
@@ -28,6 +31,9 @@ RESUMABLE = (
 )
 
 
+OPTIONS = "algorithm.options."  # only those that were given are there
+
+
 def fixed_values(experiment: Experiment) -> dict[str, Any]:
     """Return, by dotted key, what a resumed run has to leave as it is; part of every checkpoint."""
     leaves = flatten(experiment.model_dump(mode="json"))
@@ -37,12 +43,39 @@ def fixed_values(experiment: Experiment) -> dict[str, Any]:
 def check_fixed(run_id: str, experiment: Experiment, saved: dict[str, Any]) -> None:
     """Raise BadInputError if config.yaml is not what a checkpoint says the run was trained with.
 
-    Keys that only one of the two has are those of another version of outerloop.
+    Keys that only one of the two has are those of another version of outerloop, but for options.
     """
     now = fixed_values(experiment)
-    for key in sorted(now.keys() & saved.keys()):
-        if now[key] != saved[key]:
+    given = now.keys() | saved.keys() if saved else set()
+    options = {key for key in given if key.startswith(OPTIONS)}
+    for key in sorted(now.keys() & saved.keys() | options):
+        here, there = (values.get(key, "(the default)") for values in (now, saved))
+        if here != there:
             raise BadInputError(
-                f"run {run_id}: config.yaml says {key}={now[key]}, its checkpoint "
-                f"{key}={saved[key]}: restore the file, or start a new run"
+                f"run {run_id}: config.yaml says {key}={here}, its checkpoint {key}={there}: "
+                "restore the file, or start a new run"
             )
+
+
+def check_meta(run_id: str, meta: dict[str, Any]) -> None:
+    """Raise BadInputError if what a checkpoint says besides parameters is not what a run writes."""
+    names = {field.name for field in dataclasses.fields(Counters)}
+    counters, schedule = meta.get("counters"), meta.get("schedule")
+    problem = ""
+    if not isinstance(counters, dict) or any(
+        key not in names or not _is_count(number) for key, number in counters.items()
+    ):
+        problem = "counters"
+    elif not isinstance(schedule, dict | None):
+        problem = "schedule"
+    elif not isinstance(meta.get("experiment", {}), dict):
+        problem = "experiment"
+    if problem:
+        raise BadInputError(
+            f"run {run_id}: '{problem}' in the manifest of its checkpoint is not what outerloop "
+            "writes; restore the checkpoint, or start a new run"
+        )
+
+
+def _is_count(number: Any) -> bool:
+    return type(number) in (int, float) and 0 <= number < math.inf

@@ -20,7 +20,7 @@ from pipeline.interrupt import StopRequest
 from pipeline.network import build_network
 from pipeline.progress import Progress
 from pipeline.redaction import redact
-from pipeline.resumable import RESUMABLE, check_fixed
+from pipeline.resumable import RESUMABLE, check_fixed, check_meta
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
@@ -88,8 +88,8 @@ def _newest_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint | N
     store = CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep)
     checkpoint = store.load_latest()
     if checkpoint is not None:
-        saved = checkpoint.meta.get("experiment", {})
-        check_fixed(run.run_id, run.read_experiment(), saved)
+        check_meta(run.run_id, checkpoint.meta)
+        check_fixed(run.run_id, run.read_experiment(), checkpoint.meta.get("experiment", {}))
     return checkpoint
 
 

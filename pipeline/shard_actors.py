@@ -4,7 +4,8 @@ After every outer step a shard hands its parameters and its optimizer's state to
 as return values, which Ray lets the driver own: they outlast the shard's process, and the driver
 holds no more of them than references. An actor that takes the place of a lost one starts from
 them, at the last outer step. What the lost one held of the step to come is lost: `missing` names
-those tasks, and the Trainer has them run again.
+those tasks, and the Trainer has them run again. If that was while a step was taken, the others
+undo theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,10 +26,15 @@ from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.connection import NodeWatch, first_line
-from pipeline.errors import AggregatorLostError, BadInputError, RunFailedError
+from pipeline.errors import (
+    AggregatorGoneError,
+    AggregatorLostError,
+    BadInputError,
+    RunFailedError,
+)
 from pipeline.failure import Action, Kind, decide
 from pipeline.messages import Segment, TaskKey
-from pipeline.server import Start
+from pipeline.server import Start, restored_shard, write_shard_of
 
 MAX_FOLDS = 64
 START_TIMEOUT_S = 180.0
@@ -40,8 +48,8 @@ class ShardActors:
 
     At all times:
       - `params` and `_states` are of one outer step, the last that all shards took;
-      - a shard that was put back is at that step, the others may be one ahead: they repeat their
-        answer when they are asked for the step again.
+      - so are all shards: one that was lost is put back there, and if that was while they took a
+        step, the others are too. Which tasks make the step may be another answer the next time.
     """
 
     def __init__(self, experiment: Experiment, watch: NodeWatch) -> None:
@@ -93,24 +101,32 @@ class ShardActors:
     def commit(self, commit: Commit) -> list[ShardUpdate]:
         """Take the outer step on every shard and remember where the new parameters are.
 
-        AggregatorLostError if a shard was lost on the way: then `params` are still the old ones.
+        AggregatorLostError if a shard was lost on the way: then all are where they were before.
         """
         calls = [actor.commit.remote(commit) for actor in self._actors]
         updates = [self._answer(number, update) for number, (update, *_) in enumerate(calls)]
         if LOST in updates:
+            self._undo(number for number, update in enumerate(updates) if update is not LOST)
             raise AggregatorLostError
         self.params = [params for _, params, _ in calls]
         self._states = [state for _, _, state in calls]
         self._losses = 0
         return updates
 
-    def write_checkpoint(self, folder: Any, version: int) -> list[ShardFile]:
-        """Have every shard write its own file."""
-        return self._ask_all("write_checkpoint", folder, version)
+    def has_lost_folds(self) -> bool:
+        """Whether a shard was put back since the last outer step."""
+        return self._losses > 0
 
-    def check(self) -> None:
-        """Put back the shards that are lost, e.g. once their parameters cannot be read."""
-        self._ask_all("pid")
+    def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
+        """Have every shard write its own file; write them here once there is no aggregator."""
+        try:
+            return self._ask_all("write_checkpoint", folder, version)
+        except AggregatorGoneError:
+            shards = (
+                restored_shard(self._experiment, number, ray.get(state).arrays)
+                for number, state in enumerate(self._states)
+            )
+            return [write_shard_of(shard, folder, version) for shard in shards]
 
     def kill(self) -> None:
         """End all shards."""
@@ -154,30 +170,48 @@ class ShardActors:
             raise RunFailedError(f"the aggregator was lost: {first_line(error)}") from None
         return LOST
 
+    def _undo(self, numbers: Iterable[int]) -> None:
+        """Have the shards `numbers` be at the last outer step again, without open tasks."""
+        calls = [(number, self._restore(number)) for number in numbers]
+        for number, call in calls:
+            self._answer(number, call, self._start_timeout_s)
+
+    def _restore(self, number: int) -> Any:
+        return self._actors[number].restore.remote(self._experiment, number, self._states[number])
+
     def _put_back(self, number: int, reason: str) -> None:
         """Start an actor in place of a lost one, at the last outer step if there was one."""
+        told, version = reason, None
+        while version is None:
+            self._replace(number, reason)
+            if not self._states:
+                logger.warning(
+                    "aggregator shard %d was lost and is started again: %s", number, told
+                )
+                return
+            try:
+                version = ray.get(self._restore(number), timeout=self._start_timeout_s)
+            except (RayActorError, GetTimeoutError) as error:  # this one too, while it started
+                reason = first_line(error)
+            except RayError as error:
+                raise RunFailedError(
+                    f"the aggregator was lost, and its last outer step with it: {first_line(error)}"
+                ) from None
+        logger.warning(
+            "aggregator shard %d was lost and goes on from outer step %d: %s",
+            *(number, version, told),
+        )
+
+    def _replace(self, number: int, reason: str) -> None:
+        """Start an actor that holds nothing yet in place of a lost one, unless it is too often."""
         self._watch.check()
         decision = decide(Kind.AGGREGATOR_DIED, self._losses, self._experiment)
         self._losses += 1
         if decision.action is Action.STOP:
-            raise RunFailedError(
+            raise AggregatorGoneError(
                 f"the aggregator was lost {self._losses} times without an outer step: {reason}"
             )
         time.sleep(decision.wait_s)
         ray.kill(self._actors[number])
         self._folds = deque((of, call) for of, call in self._folds if of != number)
-        actor = self._actors[number] = self._new_actor()
-        if not self._states:
-            logger.warning("aggregator shard %d was lost and is started again: %s", number, reason)
-            return
-        answer = actor.restore.remote(self._experiment, number, self._states[number])
-        try:
-            version = ray.get(answer, timeout=self._start_timeout_s)
-        except RayError as error:
-            raise RunFailedError(
-                f"the aggregator was lost, and its last outer step with it: {first_line(error)}"
-            ) from None
-        logger.warning(
-            "aggregator shard %d was lost and goes on from outer step %d: %s",
-            *(number, version, reason),
-        )
+        self._actors[number] = self._new_actor()

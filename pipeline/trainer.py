@@ -165,8 +165,9 @@ class Trainer:
             journals = [self._tasks.journal(spec) for spec in specs]
             self._books.trajectories.commit(self.version, journals)
             self._between_steps = False
-            with suppress(AggregatorLostError):  # it stands again, without what it held
+            with suppress(AggregatorLostError):  # it stands at the outer step before
                 updates = self._backend.commit(commit)
+            self._between_steps = not updates
         staleness = [self._schedule.staleness(record.spec) for record in records]
         self._count(records, commit)
         self._schedule.close(ended, moved=bool(commit.accepted))
@@ -264,9 +265,10 @@ class Trainer:
                 for key in sorted(ended):  # in this order from now on
                     ended[key] = ended.pop(key)
                 return
+            kind = Kind.FOLDS_LOST if self._backend.has_lost_folds() else Kind.OBJECT_LOST
             reason = "slices of its outer gradient were lost on the way"
             for key in lost:
-                failure = TaskFailure(ended.pop(key).spec, reason, Kind.OBJECT_LOST)
+                failure = TaskFailure(ended.pop(key).spec, reason, kind)
                 self._dispatcher.begin_again(failure)
 
     def _next_segment(self, until: int) -> Segment:

@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from rich.console import Console
 
 from jobs.bench.chaos_processes import Nodes, Server
 from jobs.bench.chaos_run import TASK_TIMEOUT_S, ChaosRun, Outcome
+from jobs.bench.words import overridden
 from pipeline.errors import BadInputError
 
 FAULTS_A_RUN = 12
@@ -93,14 +94,12 @@ class _Chaos:
         overrides: tuple[str, ...],
         console: Console | None,
     ) -> None:
+        self._folder = folder
         self._disk = disk
         self._seed = seed
         self._console = console
-        self._server = Server(folder / "server")
-        self._nodes = Nodes(folder / "nodes", max(2, os.cpu_count() or 2)) if nodes == 2 else None
-        self._words = [*WORDS, f"tracking.uri={self._server.address}", *overrides]
-        if self._nodes:
-            self._words.append(f"workers.address={self._nodes.address}")
+        self._num_nodes = nodes
+        self._words = overridden(WORDS, overrides)
         self._is_small = disk != folder / "disk"
         self._outcomes: list[Outcome] = []
         self._equal: list[bool] = []
@@ -108,7 +107,10 @@ class _Chaos:
         self._duplicates = self._missing = self._retries = 0
 
     def run(self, faults: int) -> dict[str, Any]:
-        try:
+        with Server(self._folder / "server") as self._server, self._cluster() as self._nodes:
+            self._words.append(f"tracking.uri={self._server.address}")
+            if self._nodes:
+                self._words.append(f"workers.address={self._nodes.address}")
             quiet = self._run(0, 0)
             struck = 0
             while struck < faults:
@@ -118,16 +120,18 @@ class _Chaos:
                 struck += outcome.faults.total()
                 self._tell(f"{struck}/{faults} faults, {sum(self._equal)} of "
                            f"{len(self._equal)} runs bitwise as undisturbed")  # fmt: skip
-        finally:
-            if self._nodes:
-                self._nodes.kill()
-            self._server.kill()
         return self._report(quiet)
+
+    def _cluster(self) -> AbstractContextManager[Nodes | None]:
+        if self._num_nodes == 1:
+            return nullcontext()
+        return Nodes(self._folder / "nodes", max(2, os.cpu_count() or 2))
 
     def _run(self, number: int, max_faults: int) -> Outcome:
         home = self._disk / f"home-{number:03d}"
         home.mkdir()
-        chaos = ChaosRun(self._words, home, self._server, self._nodes, self._seed * 1000 + number)
+        log, seed = self._folder / f"{home.name}.log", self._seed * 1000 + number
+        chaos = ChaosRun(self._words, home, log, self._server, self._nodes, seed)
         outcome = chaos.run(max_faults, self._kinds(chaos), MEAN_WAIT_S)
         self._check(home, outcome)
         return outcome
@@ -137,6 +141,11 @@ class _Chaos:
         left_out = {"disk_full"} if not self._is_small else set()
         left_out |= {"node_killed"} if not self._nodes else set()
         return [kind for kind in chaos.faults() if kind not in left_out]
+
+    def _is_well(self) -> bool:
+        """Whether nothing was lost, nothing was there twice, and all came out the same."""
+        lost = self._duplicates or self._missing or sum(one.orphans for one in self._outcomes)
+        return all(self._equal) and not self._problems and not lost
 
     def _check(self, home: Path, outcome: Outcome) -> None:
         """Verify the run, count its points in MLflow, and make room for the next."""
@@ -172,8 +181,10 @@ class _Chaos:
             "orphans": sum(one.orphans for one in self._outcomes),
             "stops": sum(len(one.stops) for one in self._outcomes),
             "retries": self._retries,
+            "disk_can_be_filled": self._is_small,
             "undisturbed_s": quiet.wall_s,
             "lost_s_per_fault": statistics.median(lost) if lost else 0.0,
+            "exit_code": 0 if self._is_well() else 1,
         }
 
 

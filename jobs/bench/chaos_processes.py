@@ -59,12 +59,23 @@ class Server:
     """An MLflow server over a database of its own, at a port that stays."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it and wait until it answers."""
+        """Prepare it; it runs, and answers, while its block does."""
         folder.mkdir()
         self._folder = folder
         self._port = free_port()
         self.address = f"http://127.0.0.1:{self._port}"
-        self.start()
+        self._group: Group | None = None
+
+    def __enter__(self) -> Server:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def start(self) -> None:
         """Start it, again."""
@@ -77,7 +88,8 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL it."""
-        self._group.kill()
+        if self._group:
+            self._group.kill()
 
     def _answers(self) -> bool:
         try:
@@ -91,38 +103,45 @@ class Nodes:
     """Two nodes of Ray on this machine, of which the second can be killed."""
 
     def __init__(self, folder: Path, num_cpus: int) -> None:
-        """Start a head of half the CPUs, and a node of the other half."""
+        """Prepare a head of half the CPUs and a node of the other half; they run in a block."""
         folder.mkdir()
         self._folder = folder
         self._num_cpus = num_cpus
-        port = free_port()
-        self.address = f"127.0.0.1:{port}"
+        self._port = free_port()
+        self._groups: list[Group] = []
+        self.address = f"127.0.0.1:{self._port}"
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self._head = self._start("--head", f"--port={port}", "--include-dashboard=false")
-        wait_until(lambda: _accepts(port), "Ray's head does not answer")
-        self.start_second()
+
+    def __enter__(self) -> Nodes:
+        try:
+            self._start("--head", f"--port={self._port}", "--include-dashboard=false")
+            wait_until(lambda: _accepts(self._port), "Ray's head does not answer")
+            self.start_second()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for group in self._groups:
+            group.kill()
 
     def start_second(self) -> None:
         """Start the second node, again."""
-        self._second = self._start(f"--address={self.address}")
+        self._start(f"--address={self.address}")
 
     def kill_second(self) -> None:
         """SIGKILL every process of the second node."""
-        self._second.kill()
+        self._groups.pop().kill()
 
     def family(self) -> list[psutil.Process]:
         """Return the processes of both."""
-        return self._head.family() + self._second.family()
+        return [process for group in self._groups for process in group.family()]
 
-    def kill(self) -> None:
-        """End both."""
-        self._second.kill()
-        self._head.kill()
-
-    def _start(self, *options: str) -> Group:
+    def _start(self, *options: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
         command += [f"--num-cpus={self._num_cpus // 2}", "--disable-usage-stats"]
-        return Group(command, self._folder / "log.txt", self.environment)
+        self._groups.append(Group(command, self._folder / "log.txt", self.environment))
 
 
 class Driver:

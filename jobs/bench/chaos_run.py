@@ -40,15 +40,24 @@ class ChaosRun:
     """A driver, and a source of faults that strikes it every few seconds."""
 
     def __init__(
-        self, words: list[str], home: Path, server: Server, nodes: Nodes | None, seed: int
+        self,
+        words: list[str],
+        home: Path,
+        log: Path,
+        server: Server,
+        nodes: Nodes | None,
+        seed: int,
     ) -> None:
-        """Prepare a run of `outerloop train` with `words`, in a home of its own."""
+        """Prepare a run of `outerloop train` with `words`, in a home of its own.
+
+        What it says goes to `log`, which is on another disk than the one that is filled.
+        """
         self._words = words
         self._home = home
         self._server = server
         self._nodes = nodes
         self._random = random.Random(seed)
-        self._log = home.parent / f"{home.name}.log"
+        self._log = log
         self.outcome = Outcome()
         self._driver: Driver
 
@@ -122,21 +131,24 @@ class ChaosRun:
         if not actors:
             return False
         worker = self._random.choice(actors)
-        with contextlib.suppress(psutil.NoSuchProcess):
+        try:
             worker.suspend()
-            self._driver.wait(2 * TASK_TIMEOUT_S)
+        except psutil.NoSuchProcess:
+            return False
+        self._driver.wait(2 * TASK_TIMEOUT_S)
+        with contextlib.suppress(psutil.NoSuchProcess):  # replaced, as it should be
             worker.resume()
         return True
 
     def _kill_driver(self) -> bool:
-        """Kill the driver, wait for what it leaves behind to end, and resume."""
+        """Kill the driver and resume at once; see that what it left behind ends."""
         others = self._driver.kill()
+        self._start()
         _, alive = psutil.wait_procs(others, GONE_S)
         self.outcome.orphans += len(alive)
         for one in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        self._start()
         return True
 
     def _damage_checkpoint(self) -> bool:
@@ -146,7 +158,7 @@ class ChaosRun:
         checkpoints = folder / "checkpoints"
         if len(CheckpointStore(checkpoints, keep=2).steps()) < 2:
             return False
-        psutil.wait_procs(self._driver.kill(), GONE_S)
+        self._driver.kill()
         newest = CheckpointStore(checkpoints, keep=2).steps()[-1]
         path = self._random.choice(sorted((checkpoints / f"step-{newest:06d}").iterdir()))
         content = bytearray(path.read_bytes())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import catalog
+from jobs.bench.words import overridden
 from pipeline.checkpoint import CheckpointStore
 from pipeline.cluster import RayBackend
 from pipeline.config import Experiment
@@ -31,6 +32,14 @@ from pipeline.tracking import Tracker
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
 
+WORDS = (
+    "data.name=glyphs",
+    "data.num_train_tasks=10",
+    "data.num_test_tasks=4",
+    "meta.num_steps=1000000",
+    "inner.segment_steps=20",
+    "workers.max_retries=1000",
+)
 EVERY_INNER_STEPS = 1000  # as the experiments with long tasks have it
 NUM_STATES = 5
 
@@ -42,9 +51,7 @@ def run(deaths: int = 20, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         deaths: How many workers are killed.
         overrides: `key=value` changes to the experiment.
     """
-    glyphs = ["data.name=glyphs", "data.num_train_tasks=10", "data.num_test_tasks=4"]
-    more = ["meta.num_steps=1000000", "inner.segment_steps=20", "workers.max_retries=1000"]
-    experiment = catalog.load("leap-omniglot", [*glyphs, *more, *overrides])
+    experiment = catalog.load("leap-omniglot", overridden(WORDS, overrides))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outerloop-bench-")))
         backend = RayBackend(experiment, Start())
@@ -95,10 +102,13 @@ class _Clock:
         record = self._take(segment)
         victim, now = self._victim, time.monotonic()
         if victim is not None:
-            if segment.spec.key == victim.key and segment.spec.attempt > victim.attempt:
-                self.recoveries.append(now - self._at)
-                self.left -= 1
-                self._victim, self._seen = None, 0
+            if segment.spec.key == victim.key:
+                if segment.spec.attempt > victim.attempt:
+                    self.recoveries.append(now - self._at)
+                    self.left -= 1
+                    self._victim, self._seen = None, 0
+                elif segment.final:  # it had ended by the time that its worker was killed
+                    self._victim, self._seen = None, 0
             return record
         self._seen += 1
         self.segments.append(float(segment.rows["wall_ms"][0].as_py()) / 1e3 * len(segment.rows))
@@ -109,13 +119,12 @@ class _Clock:
 
     def _kill_worker_of(self, segment: Segment) -> None:
         slots = self._backend._slots
-        for place, slot in enumerate(slots):
-            if any(spec.key == segment.spec.key for spec, _ in slot.streams):
-                if any(other.ready is not None for other in slots):
-                    return
-                pid = self._backend.worker_pids()[place]
+        if any(slot.ready is not None for slot in slots):
+            return
+        for slot in slots:
+            if slot.streams and slot.streams[0][0].key == segment.spec.key:
                 self._victim, self._at = segment.spec, time.monotonic()
-                os.kill(pid, signal.SIGKILL)
+                os.kill(slot.pid, signal.SIGKILL)
                 return
 
 

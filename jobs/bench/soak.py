@@ -18,6 +18,7 @@ import ray
 from rich.console import Console
 
 from jobs import catalog
+from jobs.bench.words import overridden
 from pipeline.checkpoint import CheckpointStore
 from pipeline.cluster import RayBackend
 from pipeline.config import Experiment
@@ -66,7 +67,7 @@ def run(
 
     `…_growth` compares the last tenth of the time with the second tenth: 0.01 is one percent more.
     """
-    experiment = catalog.load("quickstart", [*WORDS, *overrides])
+    experiment = catalog.load("quickstart", overridden(WORDS, overrides))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outerloop-soak-")))
         backend = RayBackend(experiment, Start())

@@ -68,12 +68,13 @@ def test_partial_sums_of_a_dead_attempt_are_discarded():
     assert aggregator.params.tolist() == [-1, -1, -1]
 
 
-def test_an_update_repeated_after_a_lost_answer_is_taken_once():
+def test_an_outer_step_that_was_taken_cannot_be_taken_again():
     aggregator = shard()
     aggregator.fold(spec(0), 0, [(0, array(1, 1, 1))])
-    first = aggregator.commit(commit(0, {0: (0, 1)}))
-    assert aggregator.missing(commit(0, {0: (0, 1)})) == []
-    assert aggregator.commit(commit(0, {0: (0, 1)})) == first
+    aggregator.commit(commit(0, {0: (0, 1)}))
+    assert aggregator.missing(commit(0, {0: (0, 1)})) == [(0, 0)]
+    with pytest.raises(ValueError, match="outer step 0 cannot be committed at 1"):
+        aggregator.commit(commit(0, {0: (0, 1)}))
     assert aggregator.params.tolist() == [-1, -1, -1]
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -9,16 +10,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.checkpoint import CheckpointStore
-from pipeline.checkpoint_files import write_shard
+from pipeline.checkpoint_files import DamagedCheckpointError, _checksum, write_shard
 from pipeline.errors import BadInputError, RunFailedError
 from tests.processes import kill_after, start
 
 SIZE = 50
 META = {"counters": {"retries": 3}, "loss": 0.1, "names": ["ä", "b"]}
+
+NOT_WHAT_WE_WRITE = {
+    "a step that is infinite": lambda m: m.update(step=math.inf),
+    "a step that is a text": lambda m: m.update(step="2"),
+    "another step than its folder": lambda m: m.update(step=7),
+    "state that is a list": lambda m: m.update(meta=[1]),
+    "a shard of minus one element": lambda m: m["shards"][0].update(length=-1),
+    "a shard at half an element": lambda m: m["shards"][0].update(offset=0.5),
+    "a shard out of the folder": lambda m: m["shards"][0].update(name="../x.safetensors"),
+    "a shard with one thing more": lambda m: m["shards"][0].update(more=1),
+    "shards that are a text": lambda m: m.update(shards="x"),
+}
 
 SAVES_FOREVER = """
 import sys, pathlib, numpy as np
@@ -313,3 +328,51 @@ def test_a_read_only_disk_is_one_line_and_no_damage(small_disk):
     with pytest.raises(RunFailedError, match=r"cannot be written: Read-only file system; make"):
         store.save(2, shards(2), META)
     assert_is(store.load_latest(), 1)
+
+
+def sign_again(folder, change):
+    """Change the manifest of a checkpoint, and make its checksum fit."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    manifest["sha256"] = _checksum(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("change", NOT_WHAT_WE_WRITE.values(), ids=list(NOT_WHAT_WE_WRITE))
+def test_a_manifest_made_to_do_harm_is_damaged(tmp_path, change):
+    store = CheckpointStore(tmp_path, keep=2)
+    store.save(2, shards(2), META)
+    sign_again(tmp_path / "step-000002", change)
+    with pytest.raises(DamagedCheckpointError):
+        store.load(2)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"momentum": torch.ones(SIZE, dtype=torch.bfloat16)},
+        {"momentum": torch.ones(SIZE, dtype=torch.float8_e4m3fn)},
+        {"momentum": torch.ones(SIZE + 1)},
+        {"momentum": torch.ones(SIZE, 2)},
+        {},
+    ],
+    ids=["bfloat16", "float8", "longer", "a matrix", "none, which the other shard has"],
+)
+def test_optimizer_state_made_to_do_harm_is_damaged(tmp_path, state):
+    store = CheckpointStore(tmp_path, keep=2)
+    params = np.ones(SIZE, np.float32)
+    halves = [(start, params, {"momentum": params}) for start in (0, SIZE)]
+    store.save(2, halves, META)
+    folder = tmp_path / "step-000002"
+    path = folder / f"shard-{SIZE:012d}.safetensors"
+    tensors = {f"optimizer.{name}": tensor for name, tensor in state.items()}
+    path.write_bytes(safetensors.torch.save({"params": torch.ones(SIZE), **tensors}))
+
+    def vouch(manifest):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest["shards"][1].update(size=path.stat().st_size, sha256=digest)
+
+    sign_again(folder, vouch)
+    with pytest.raises(DamagedCheckpointError):
+        store.load(2)

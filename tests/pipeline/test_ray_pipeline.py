@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import ray._private.worker as ray_driver
 
 import pipeline.schedule
 from pipeline import connection
-from pipeline.errors import BadInputError, RunFailedError
+from pipeline.errors import AggregatorLostError, BadInputError, RunFailedError
+from pipeline.failure import Kind
 from pipeline.local import LocalBackend
+from pipeline.messages import TaskSpec
 from pipeline.server import Start
+from pipeline.trajectories import read_trajectories
 from tests.pipeline.runs_for_tests import make_trainer, parameters, tiny
-from tests.processes import start
+from tests.processes import start, wait_until
 
 pytestmark = pytest.mark.ray
 EXPERIMENT = {"meta": {"batch_size": 4, "num_steps": 3}}
@@ -41,7 +45,7 @@ class Session:
         from pipeline.cluster import RayBackend
 
         workers = workers if isinstance(workers, dict) else {"count": workers}
-        self.experiment = tiny(workers={"count": 2} | workers, **EXPERIMENT, **sections)
+        self.experiment = tiny(workers={"count": 2} | workers, **(EXPERIMENT | sections))
         self.backend = RayBackend(self.experiment, start or Start())
         self.trainer, self.books = make_trainer(self.experiment, self.backend, folder, version)
 
@@ -296,12 +300,12 @@ def alive(pid):
 def test_an_aggregator_that_dies_again_and_again_ends_the_run_and_leaves_the_last_checkpoint(
     local_ray, tmp_path, expected, caplog
 ):
-    with Session(tmp_path, checkpoint={"every": 1}) as session:
-        session.trainer.train(1)
+    with Session(tmp_path, checkpoint={"every": 10}, aggregator={"shards": 2}) as session:
         missing = session.backend.missing
 
         def kill_and_ask(commit):
-            os.kill(session.backend.shard_pids()[0], signal.SIGKILL)
+            if commit.step == 1:
+                os.kill(session.backend.shard_pids()[0], signal.SIGKILL)
             return missing(commit)
 
         session.backend.missing = kill_and_ask
@@ -311,6 +315,108 @@ def test_an_aggregator_that_dies_again_and_again_ends_the_run_and_leaves_the_las
     start = Start(tmp_path / "checkpoints", 1)
     with Session(tmp_path, start=start, version=1) as session:
         session.trainer.train(3)
+    np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+
+
+def test_a_shard_that_dies_while_it_is_put_back_is_put_back_again(local_ray, tmp_path, expected):
+    with Session(tmp_path, aggregator={"shards": 2}) as session:
+        shards = session.backend._shards
+        new_actor, made = shards._new_actor, []
+
+        def new_actor_that_dies():
+            made.append(new_actor())
+            if len(made) == 1:
+                local_ray.kill(made[0])
+            return made[-1]
+
+        shards._new_actor = new_actor_that_dies
+        kill_a_shard_during(session, "fold", 1, 3)
+        session.trainer.train(3)
+    assert len(made) == 2
+    np.testing.assert_array_equal(parameters(tmp_path), expected[0])
+
+
+def test_no_shard_is_ahead_of_one_that_was_lost_in_an_outer_step(local_ray, tmp_path):
+    """In async mode other tasks can make the step the next time."""
+    meta = EXPERIMENT["meta"] | {"mode": "async", "apply_every": 2}
+    with Session(tmp_path, meta=meta, aggregator={"shards": 2}) as session:
+        commit, refused = session.backend.commit, []
+
+        def kill_and_commit(wanted):
+            if wanted.step == 1 and not refused:
+                os.kill(session.backend.shard_pids()[0], signal.SIGKILL)
+            try:
+                return commit(wanted)
+            except AggregatorLostError:
+                refused.append(wanted)
+                actors = session.backend._shards._actors
+                for lost in local_ray.get([actor.missing.remote(wanted) for actor in actors]):
+                    assert sorted(lost) == sorted(wanted.accepted)
+                raise
+
+        session.backend.commit = kill_and_commit
+        session.trainer.train(3)
+    assert len(refused) == 1
+    rows = read_trajectories(tmp_path / "trajectories", ["meta_step", "task"]).to_pylist()
+    tasks = {(row["meta_step"], row["task"]) for row in rows}
+    assert sorted(step for step, _ in tasks) == [0, 0, 1, 1, 2, 2]
+    assert len({task for _, task in tasks}) == 6
+
+
+def test_a_large_node_that_is_lost_ends_no_run_but_workers_that_never_start_do(local_ray, tmp_path):
+    with Session(tmp_path) as session:
+        backend = session.backend
+        for _ in range(12):
+            backend._replace(backend._slots[0], Kind.NODE_LOST, "its node has died")
+        for _ in range(10):
+            backend._replace(backend._slots[0], Kind.WORKER_DIED, "exit code 1")
+        with pytest.raises(RunFailedError, match="11 workers died in a row while they started"):
+            backend._replace(backend._slots[0], Kind.WORKER_DIED, "exit code 1")
+
+
+def test_what_became_of_a_worker_is_what_ray_says():
+    from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+
+    from pipeline.cluster import kind_of
+
+    assert kind_of(OutOfMemoryError("1 worker(s) were killed")) is Kind.OUT_OF_MEMORY
+    assert kind_of(ActorDiedError()) is Kind.WORKER_DIED
+    assert kind_of(ActorUnavailableError("it does not answer", None)) is Kind.WORKER_DIED
+
+
+def test_a_full_disk_at_a_worker_is_told_as_it_is():
+    from ray.exceptions import RayTaskError
+
+    from pipeline.cluster import RayBackend, Slot
+
+    full = RunFailedError("checkpoint inside a task: cannot be written: No space left on device")
+    slot = Slot(None, None, streams=deque([(TaskSpec(0, 0, 0, "train", 0), None)]))
+    with pytest.raises(RunFailedError, match=r"^checkpoint inside a task: cannot"):
+        RayBackend._task_raised(None, slot, RayTaskError("run", "a long trace", full))
+
+
+def test_a_worker_that_hangs_while_it_starts_is_replaced(
+    local_ray, tmp_path, expected, monkeypatch, caplog
+):
+    import pipeline.cluster
+
+    with Session(tmp_path) as session:
+        session.backend.worker_pids()  # both stand, and one is asked for anew
+        session.backend.events(1.0)
+        session.backend.events(1.0)
+        first = session.backend._slots[0]
+        local_ray.kill(first.actor)
+        hung = session.backend._slots[0] = session.backend._start_worker()
+        pid = session.backend.worker_pids()[0]
+        os.kill(pid, signal.SIGSTOP)
+        hung.ready = hung.actor.ready.remote()  # which it will never say
+        monkeypatch.setattr(pipeline.cluster, "START_TIMEOUT_S", 1.0)
+        time.sleep(1.5)
+        session.backend.events(0.1)
+        monkeypatch.undo()
+        session.trainer.train(3)
+        wait_until(lambda: not alive(pid))
+    assert "a worker has not started in" in caplog.text
     np.testing.assert_array_equal(parameters(tmp_path), expected[0])
 
 
