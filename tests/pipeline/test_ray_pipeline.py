@@ -229,14 +229,14 @@ def test_a_shard_that_died_after_its_outer_step_has_taken_it_once(local_ray, tmp
         shards = session.backend._shards
         answer, killed = shards._answer, []
 
-        def die_after_commit(number, call):
+        def die_after_commit(number, call, timeout_s=None):
             if number == 0 and session.trainer._between_steps is False and not killed:
                 for actor in shards._actors:
                     local_ray.get(actor.pid.remote())  # in order: both have committed
                 killed.append(session.backend.shard_pids()[0])
                 os.kill(killed[0], signal.SIGKILL)
                 call = shards._actors[0].pid.remote()  # the answer was lost on its way
-            return answer(number, call)
+            return answer(number, call, timeout_s)
 
         shards._answer = die_after_commit
         session.trainer.train(3)
