@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.checkpoint import CheckpointStore
@@ -28,6 +29,7 @@ from pipeline.delivery import FETCHED
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
 from pipeline.fetch_copy import CONFIG, Fetching
 from pipeline.files import sync_folder, write_atomic
+from pipeline.locks import HeldError, locked_file
 from pipeline.outbox import drop_foreign_items
 from pipeline.progress import Progress
 from pipeline.redaction import redact
@@ -73,7 +75,10 @@ def open_run(
         raise BadInputError(f"'{redact(address)}': '{run_id}' is no name of a run")
     check_home()
     try:
-        return _fetched(Storage(address), parent, run_id, progress, is_to_go_on, take_over)
+        with locked_file(home() / f".fetch-{run_id}.lock", is_kept=False):
+            return _fetched(Storage(address), parent, run_id, progress, is_to_go_on, take_over)
+    except HeldError as holder:
+        raise BadInputError(f"run {run_id} is being fetched by {holder}; wait for it") from None
     except ElsewhereError as error:
         raise BadInputError(f"run {run_id} {error}") from None
     except OuterloopError:
@@ -97,16 +102,19 @@ def _fetched(
     if is_to_go_on and not take_over:
         check_owner(storage)
     here = RunFolder(home() / run_id)
-    if here.path.exists() and (reason := _why_not_older(here, copies[-1])):
-        if not is_to_go_on:
+    if here.path.exists():
+        with here.locked():
+            reason = _why_not_older(here, copies[-1])
+        if reason and not is_to_go_on:
             return here
-        raise BadInputError(reason)
+        if reason:
+            raise BadInputError(reason)
     _remove_leftovers(run_id)
     fetching = Fetching(storage, home() / f".fetching-{run_id}-{os.getpid()}")
     try:
         copy, copies = _newest_sound(fetching, copies)
         _make_ours(fetching, copy, copies, parent)
-        _put_in_place(fetching.folder, here, progress)
+        _put_in_place(fetching.folder, here, copy, progress)
     finally:
         shutil.rmtree(fetching.folder, ignore_errors=True)
     progress.message(
@@ -130,18 +138,14 @@ def _newest_sound(
 
 
 def _why_not_older(here: RunFolder, copy: CopyManifest) -> str:
-    """Return why the copy is not to take the place of the run in the home; empty if it may.
-
-    BadInputError if a process is at work on that.
-    """
-    with here.locked():
-        step = max(CheckpointStore(here.checkpoints, keep=2).steps(), default=0)
-        if is_newer(copy, here.path, step):
-            return ""
-        return (
-            f"run {here.run_id} is in {home()} already, at outer step {step}, and its copy is no "
-            f"newer; go on with: outerloop train --resume {here.run_id}, or move its folder away"
-        )
+    """Return why the copy is not to take the place of the run, which is locked; empty if it may."""
+    step = max(CheckpointStore(here.checkpoints, keep=2).steps(), default=0)
+    if is_newer(copy, here.path, step):
+        return ""
+    return (
+        f"run {here.run_id} is in {home()} already, at outer step {step}, and its copy is no "
+        f"newer; go on with: outerloop train --resume {here.run_id}, or move its folder away"
+    )
 
 
 def _remove_leftovers(run_id: str) -> None:
@@ -176,11 +180,18 @@ def _make_ours(
     write_known(folder, Known(copy.number, writers, frozenset(fetching.damaged)))
 
 
-def _put_in_place(folder: Path, here: RunFolder, progress: Progress) -> None:
-    """Give the fetched folder the run's name; an older one that has it is kept."""
-    if here.path.exists():
-        aside = home() / f".older-{here.run_id}-{secrets.token_hex(3)}"
-        here.path.rename(aside)
-        progress.message(f"run {here.run_id} was here, but older; it is kept as {aside}")
-    folder.rename(here.path)
+def _put_in_place(folder: Path, here: RunFolder, copy: CopyManifest, progress: Progress) -> None:
+    """Give the fetched folder the run's name; an older one that has it is kept.
+
+    BadInputError if it is not older any more, or at work: fetching took its time.
+    """
+    with ExitStack() as stack:
+        if here.path.exists():
+            stack.enter_context(here.locked())
+            if reason := _why_not_older(here, copy):
+                raise BadInputError(reason)
+            aside = home() / f".older-{here.run_id}-{secrets.token_hex(3)}"
+            here.path.rename(aside)
+            progress.message(f"run {here.run_id} was here, but older; it is kept as {aside}")
+        folder.rename(here.path)
     sync_folder(home())

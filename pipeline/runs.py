@@ -17,18 +17,17 @@ import os
 import re
 import secrets
 import shutil
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
 from pipeline.files import disk_errors, read_object, remove_leftovers, write_atomic
+from pipeline.locks import HeldError, locked_file
 
 if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs can do without
     from pipeline.config import Experiment
@@ -37,9 +36,6 @@ MAX_SUMMARY_BYTES = 16 << 20
 TIME_FORMAT = "%Y%m%d-%H%M%S"
 MADE = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")  # the end of a run's id
 NUM_RUNS_NAMED = 5  # in an error message
-# A listing of the runs holds each one's lock for a moment.
-LOCK_ATTEMPTS = 10
-LOCK_AGAIN_AFTER_S = 0.02
 
 
 def home() -> Path:
@@ -195,19 +191,14 @@ class RunFolder:
 
         BadInputError if one is at work on it. The lock ends with the process, however it ends.
         """
-        with disk_errors(f"{self.path}", "mend the folder, then try again"):
-            file = (self.path / ".lock").open("a+")
-        with file:
-            if not _lock(file):
-                file.seek(0)
-                holder = file.read(200).strip() or "another process"
-                raise BadInputError(
-                    f"run {self.run_id} is in use by {holder}; wait for it, or stop it"
-                )
-            file.truncate(0)
-            with contextlib.suppress(OSError):  # a full disk: the lock holds without a name too
-                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with ExitStack() as stack:
             with disk_errors(f"{self.path}", "mend the folder, then try again"):
+                try:
+                    stack.enter_context(locked_file(self.path / ".lock"))
+                except HeldError as holder:
+                    raise BadInputError(
+                        f"run {self.run_id} is in use by {holder}; wait for it, or stop it"
+                    ) from None
                 remove_leftovers(self.path)
             yield
 
@@ -247,16 +238,6 @@ class RunFolder:
                 f"{self.summary}: {error}; expected what `outerloop train` wrote; remove it to go "
                 "on without"
             ) from None
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock the file for this process alone; give up only if another one keeps it."""
-    for _ in range(LOCK_ATTEMPTS):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(LOCK_AGAIN_AFTER_S)
-    return False
 
 
 def list_runs() -> list[str]:

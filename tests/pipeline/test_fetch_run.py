@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.checkpoint_files import verify
-from pipeline.copy_lineage import read_manifests
+from pipeline.copy_lineage import Known, read_manifests, write_known
 from pipeline.copy_manifest import (
     CopyManifest,
     DamagedCopyError,
@@ -27,6 +28,7 @@ from pipeline.copy_records import LENGTH
 from pipeline.copy_stage import stage
 from pipeline.copy_upload import Uploader
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.fetch_copy import Fetching
 from pipeline.runs import RunFolder
 from pipeline.storage import Storage
 from tests.pipeline.copies_for_tests import (
@@ -142,7 +144,9 @@ def test_a_storage_without_a_sound_copy_is_refused_in_one_line(place, machine):
         machine.fetch(str(place))
     with pytest.raises(BadInputError, match="no sound copy"):
         machine.fetch(f"file://{place.parent}/none")
-    assert not [path for path in machine.home.iterdir() if path.name != "mlflow.db"]
+    assert not [
+        path for path in machine.home.iterdir() if path.name[0] != "." and path.name != "mlflow.db"
+    ]
 
 
 def forged(place: Path, **changes) -> None:
@@ -328,6 +332,60 @@ def test_what_a_killed_fetch_left_is_removed_and_hinders_nothing(place, machine)
     (left / "checkpoints").mkdir(parents=True)
     assert newest_step(machine.fetch(str(place))) == 4
     assert not left.exists()
+
+
+def while_it_comes(act, monkeypatch) -> None:
+    """Let `act` happen when the copy is there, and has not got the run's name yet."""
+    fetch = Fetching.newest_sound
+
+    def newest_sound(self, copies):
+        got = fetch(self, copies)
+        monkeypatch.setattr(Fetching, "newest_sound", fetch)
+        act()
+        return got
+
+    monkeypatch.setattr(Fetching, "newest_sound", newest_sound)
+
+
+def test_two_fetches_of_one_run_exclude_each_other(place, machine, monkeypatch):
+    refused = []
+
+    def another():
+        with pytest.raises(BadInputError, match=r"is being fetched by process \d+") as told:
+            machine.fetch(str(place))
+        refused.append(told)
+
+    while_it_comes(another, monkeypatch)
+    assert newest_step(machine.fetch(str(place))) == 4
+    assert refused
+    assert not list(machine.home.glob(".older-*"))
+
+
+@pytest.mark.parametrize("is_at_work", [True, False])
+def test_a_run_that_is_begun_while_its_copy_comes_is_not_displaced(
+    is_at_work, place, machine, monkeypatch
+):
+    run = machine.fetch(str(place))
+    newest = read_manifests(Storage(str(place)))[-1]
+    forged(place, writer="e" * 16)  # someone went on with it
+    with ExitStack() as at_work:
+
+        def begin():
+            if is_at_work:
+                at_work.enter_context(run.locked())
+            else:  # it was, and has made a copy of its own
+                write_known(run.path, Known(newest.number + 5, frozenset({newest.writer})))
+
+        while_it_comes(begin, monkeypatch)
+        said = "is in use by process" if is_at_work else "its copy is no newer"
+        with pytest.raises(BadInputError, match=said):
+            machine.fetch(str(place))
+        assert not list(machine.home.glob(".older-*"))
+        assert run.is_in_use() == is_at_work
+    assert not list(machine.home.glob(".fetching-*"))
+    if is_at_work:
+        machine.fetch(str(place))
+        assert len(list(machine.home.glob(".older-*"))) == 1
 
 
 def test_a_name_that_is_no_run_id_is_refused(place, machine):

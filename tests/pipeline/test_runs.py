@@ -185,7 +185,7 @@ def test_a_lock_that_a_listing_holds_for_a_moment_is_waited_for(monkeypatch):
     (run.path / ".lock").touch()
     listing = (run.path / ".lock").open("rb")
     fcntl.flock(listing, fcntl.LOCK_SH)
-    monkeypatch.setattr("pipeline.runs.time.sleep", lambda _: listing.close())
+    monkeypatch.setattr("pipeline.locks.time.sleep", lambda _: listing.close())
     with run.locked():
         assert listing.closed
 
