@@ -84,6 +84,8 @@ class Uploader:
             one for one in manifests if one.number == known.number and one.writer in known.writers
         ]
         self._records = list(base[0].records) if base else []
+        if any(one.object_name in known.damaged for one in self._records):
+            self._records = []  # with a gap, what lies in the folder is not what they hold
         while self._records and self._records[-1].last.outer_steps > outer_steps:
             self._records.pop()  # those steps are taken again
         write_known(self._run, replace(known, writers=known.writers | {self._owner.writer}))

@@ -24,7 +24,7 @@ from pipeline.copy_manifest import (
     decode,
 )
 from pipeline.copy_owner import Owner
-from pipeline.copy_records import LENGTH
+from pipeline.copy_records import LENGTH, LOG, METRICS
 from pipeline.copy_stage import stage
 from pipeline.copy_upload import Uploader
 from pipeline.errors import BadInputError, RunFailedError
@@ -131,6 +131,40 @@ def test_a_record_that_every_copy_has_and_that_is_damaged_leaves_a_gap_and_no_mo
     assert newest_step(run) == 4
     assert "is left out of what is fetched" in caplog.text
     assert not (run.path / "tracking" / "delivered.json").exists()
+
+
+def test_a_run_with_a_gap_in_its_record_goes_on_and_is_copied_whole_again(
+    original, tmp_path, machine, caplog
+):
+    run = RunFolder(tmp_path / "run" / original.name)
+    shutil.copytree(original.parent.parent / "home" / original.name, run.path)
+    (run.path / ".copied.json").unlink()
+    much = "much was said " * 200_000 + "\n"  # too large to be packed again
+
+    def publish(run: RunFolder, writer: str, text: str, *steps: int) -> None:
+        uploader = Uploader(Storage(str(place)), run.path, 2, Owner.here(writer * 16))
+        uploader.begin(4, take_over=False)
+        for number, step in enumerate(steps):
+            with run.log.open("a") as log:
+                log.write(text if number == 0 else "a little more\n")
+            uploader.publish(stage(run.path, number, step))
+        uploader.end()
+
+    place = tmp_path / "elsewhere" / original.name
+    publish(run, "a", much, 2, 3, 4)
+    large = max(read_manifests(Storage(str(place)))[-1].records, key=lambda one: one.size)
+    flip(place / large.object_name)
+    fetched = machine.fetch(str(place))
+    assert "is left out of what is fetched" in caplog.text
+    with fetched.metrics.open("ab") as metrics:  # goes on for longer than what is missing
+        metrics.write(run.metrics.read_bytes())
+    publish(fetched, "b", "went on " * 400_000 + "\n", 4, 4)
+    kept = {path: (fetched.path / path).read_bytes() for path in (LOG, METRICS)}
+    machine.is_lost()
+    caplog.clear()
+    again = machine.fetch(str(place))
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert {path: (again.path / path).read_bytes() for path in (LOG, METRICS)} == kept
 
 
 def test_a_storage_without_a_sound_copy_is_refused_in_one_line(place, machine):
