@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pipeline.config import Experiment
-from pipeline.copy_lineage import ElsewhereError
+from pipeline.copy_claim import Claim
+from pipeline.copy_lineage import ElsewhereError, read_known
 from pipeline.copy_owner import BEAT_EVERY_S, Owner
 from pipeline.copy_stage import Staged, remove_stages, stage
 from pipeline.copy_upload import Uploader
 from pipeline.delivery import back_off_s
-from pipeline.errors import BadInputError, OuterloopError, RunFailedError
+from pipeline.errors import BadInputError, OuterloopError, TakenOverError, UnconfirmedError
 from pipeline.progress import SHOWN
 from pipeline.redaction import redact
 from pipeline.runs import RunFolder
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 class CopySink(Protocol):
     """Where copies of a run go. No method waits for the storage."""
+
+    def check(self) -> None:
+        """Raise TakenOverError if another machine is known to have taken the run over."""
 
     def offer(self, outer_steps: int) -> None:
         """Copy the run as it is now, with a new checkpoint."""
@@ -56,6 +60,12 @@ class NoCopies:
 
     behind = None
 
+    def check(self) -> None:
+        """Do nothing."""
+
+    def confirm(self) -> None:
+        """Do nothing."""
+
     def offer(self, outer_steps: int) -> None:
         """Do nothing."""
 
@@ -70,7 +80,7 @@ class Copies:
     """Copies of the run in `run` at `address`; call from the one thread that trains.
 
     What goes wrong here is told in warnings and stops nothing, but for one thing: a run that
-    another machine has taken over raises RunFailedError at its next checkpoint.
+    another machine has taken over raises TakenOverError in its next outer step.
     """
 
     def __init__(self, run: RunFolder, address: str, keep: int, outer_steps: int) -> None:
@@ -86,6 +96,8 @@ class Copies:
         self._finishing = False
         self._begun = threading.Event()  # or failed to, for the first time
         self._elsewhere = ""
+        self._claim: Claim | None = None
+        self._was_copied = bool(read_known(run.path).writers)
         self._refusal: OuterloopError | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -107,10 +119,36 @@ class Copies:
         """How many checkpoints are not copied yet."""
         return self._offered - self._copied
 
-    def offer(self, outer_steps: int) -> None:
-        """Copy the run as it is now; RunFailedError if another machine has taken it over."""
+    def check(self) -> None:
+        """Raise TakenOverError if another machine is known to have taken the run over."""
         if self._elsewhere:
-            raise RunFailedError(f"run {self._run.run_id} {self._elsewhere}, and goes on there")
+            raise TakenOverError(f"run {self._run.run_id} {self._elsewhere}, and goes on there")
+
+    def confirm(self) -> None:
+        """Return if the run is still this machine's. Asks the storage: for the thread that sends.
+
+        Raises:
+            TakenOverError: Another machine has taken it over.
+            UnconfirmedError: The storage has not answered for so long that one may have.
+        """
+        self.check()
+        where = f"storage at {redact(self._address)}"
+        held = "the run may have gone on elsewhere, so MLflow gets nothing until it answers"
+        if self._claim is None:
+            if self._was_copied:
+                raise UnconfirmedError(f"{where} has not answered yet; {held}")
+            return
+        try:
+            self._claim.confirm()
+        except ElsewhereError as error:
+            self._elsewhere = str(error)
+            self.check()
+        except UnconfirmedError as error:
+            raise UnconfirmedError(f"{where} {error}; {held}") from None
+
+    def offer(self, outer_steps: int) -> None:
+        """Copy the run as it is now; TakenOverError if another machine has taken it over."""
+        self.check()
         self._outer_steps = outer_steps
         self._offered += 1
         self._stage()
@@ -170,7 +208,7 @@ class Copies:
             try:
                 uploader = uploader or self._begin()
                 self._copy_waiting(uploader)
-                uploader.end() if last else uploader.beat()
+                uploader.claim.end() if last else uploader.claim.beat()
                 self._recovered(failures)
                 failures = 0
             except (ElsewhereError, BadInputError) as error:
@@ -199,6 +237,7 @@ class Copies:
         owner = Owner.here(secrets.token_hex(8))
         uploader = Uploader(storage, self._run.path, self._keep, owner)
         uploader.begin(self._outer_steps, self._take_over)
+        self._claim = uploader.claim
         return uploader
 
     def _copy_waiting(self, uploader: Uploader) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.copy_claim import Claim
 from pipeline.copy_lineage import (
     ElsewhereError,
     Known,
@@ -29,9 +29,11 @@ from pipeline.copy_manifest import (
     Record,
     check_path,
 )
-from pipeline.copy_owner import BEAT_EVERY_S, Owner, read_owner, write_owner
+from pipeline.copy_owner import Owner
 from pipeline.copy_records import Part, first_to_pack, packed, parts_between
 from pipeline.copy_stage import Staged
+from pipeline.delivery import FETCHED
+from pipeline.files import write_atomic
 from pipeline.redaction import redact
 from pipeline.storage import BLOCK, Storage
 
@@ -59,7 +61,7 @@ class Uploader:
         self._sizes: dict[str, int] = {}  # of the objects there
         self._checksums: dict[tuple[int, int, int], str] = {}  # by identity of the file
         self._odd: set[str] = set()
-        self._beaten = 0.0
+        self.claim = Claim(storage, owner)
 
     def begin(self, outer_steps: int, take_over: bool) -> None:
         """See what is there, and take the run as ours.
@@ -75,7 +77,9 @@ class Uploader:
         if not take_over:
             check_owner(self._storage, self._owner.writer)
             self._check_newest(manifests, outer_steps)
-        self.beat(forced=True)
+        self.claim.beat(forced=True)
+        if take_over:  # of its steps to come, MLflow may have points of whoever had it
+            write_atomic(self._run / "tracking" / FETCHED, b"{}")
         known = read_known(self._run)
         self._kept = manifests
         sizes = self._storage.sizes(FILES) | self._storage.sizes(RECORDS)
@@ -107,32 +111,13 @@ class Uploader:
             records=tuple(records),
         )
         self._check_sizes(one for one in manifest.parts if one.object_name not in before)
-        self.beat(forced=True)
+        self.claim.beat(forced=True)
         self._storage.write(manifest.name, [manifest.encode()])
         self._kept.append(manifest)
         self._records = records
         known = read_known(self._run)
         write_known(self._run, Known(number, known.writers | {self._owner.writer}))
         self._remove_old()
-
-    def beat(self, forced: bool = False) -> None:
-        """Let others know, now and then, that this process is at work.
-
-        Raises:
-            ElsewhereError: Someone else has taken the run.
-        """
-        if not forced and time.monotonic() < self._beaten + BEAT_EVERY_S:
-            return
-        other = read_owner(self._storage) if self._beaten else None
-        if other is not None and other.writer != self._owner.writer:
-            raise ElsewhereError(f"was taken over by process {other.pid} on {other.host}")
-        write_owner(self._storage, self._owner)
-        self._beaten = time.monotonic()
-
-    def end(self) -> None:
-        """Let others know that this process has ended its work."""
-        self.beat(forced=True)
-        write_owner(self._storage, self._owner, is_over=True)
 
     def _check_newest(self, copies: Sequence[CopyManifest], outer_steps: int) -> None:
         """Raise ElsewhereError if the newest copy is of the run as it went on elsewhere."""
@@ -208,12 +193,12 @@ class Uploader:
     def _read(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             while block := file.read(BLOCK):
-                self.beat()
+                self.claim.beat()
                 yield block
 
     def _packed(self, parts: Sequence[Part]) -> Iterator[bytes]:
         for block in packed(self._run, parts):
-            self.beat()
+            self.claim.beat()
             yield block
 
     def _remove_old(self) -> None:

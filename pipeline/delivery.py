@@ -17,10 +17,11 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import TakenOverError, UnconfirmedError
 from pipeline.files import read_object, sync_file, write_atomic
 from pipeline.metric_log import MetricPoint, count_points, read_points
 from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
@@ -48,9 +49,16 @@ class Delivery:
         uri: MLflow server or database. Another one than the last gets every point from the first
             on.
         experiment: MLflow experiment of a run that is not in MLflow yet.
+        confirm: Is asked before anything is sent; raises if it must not be.
     """
 
-    def __init__(self, run_folder: Path, uri: str, experiment: str) -> None:
+    def __init__(
+        self,
+        run_folder: Path,
+        uri: str,
+        experiment: str,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
         run_folder = run_folder.resolve()
         self.folder = run_folder / "tracking"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +66,7 @@ class Delivery:
         self.pending_folder = self.folder / "pending"
         self._run_folder = run_folder
         self.uri = uri
+        self._confirm = confirm
         self._left = ""  # the address where the run was tracked before, if it is another one
         self._target = self._load_target(uri, experiment)
         self._run: MlflowRun | None = None
@@ -77,11 +86,13 @@ class Delivery:
         Returns:
             How many points and other items were delivered.
         """
+        self._confirm()
         run = self._run or self._connect()
         points, items = self._deliver_points(run), 0
         for item in pending_items(self.pending_folder):
             if not with_refused and self._was_refused_lately(item):
                 continue
+            self._confirm()
             try:
                 self._deliver_item(run, item)
                 items += 1
@@ -143,6 +154,7 @@ class Delivery:
         while True:
             points, end = read_points(self.metrics_path, offset, MAX_POINTS_IN_A_REQUEST)
             if new := self._unless_there(points):
+                self._confirm()
                 run.log_points(new)
             if end == offset:
                 return count
@@ -207,7 +219,8 @@ def deliver_until(
     A server that is just being started again at the end is waited for; one that has been away for
     MAX_FAILURES_AT_END attempts in a row is not.
 
-    Whatever goes wrong is tried again: nothing that a delivery raises comes out of here.
+    Whatever goes wrong is tried again: nothing that a delivery raises comes out of here. Of a run
+    that another machine has taken over nothing is sent any more.
 
     Args:
         finishing: Asks for the end.
@@ -223,6 +236,8 @@ def deliver_until(
                 waiting = delivery.undelivered()
             points, items = delivery.deliver(with_refused=last)
             waiting = min(waiting[0], points), min(waiting[1], items)  # some may be refused
+        except TakenOverError:
+            return
         except BaseException as error:  # all that MLflow, its database or its network can raise
             reason = _what_fails(delivery, error)
         with contextlib.suppress(BaseException):  # what shows the log may be broken itself
@@ -246,7 +261,12 @@ def back_off_s(failures: int) -> float:
 
 
 def _what_fails(delivery: Delivery, error: BaseException) -> str:
-    """Return the error in plain words: of a file here, whose path they begin with, or of MLflow."""
+    """Return the error in plain words: of a file here, whose path they begin with, or of MLflow.
+
+    What holds back the delivery says itself of what it is.
+    """
+    if isinstance(error, UnconfirmedError):
+        return str(error)
     reason = plain_reason(error)
     is_local = isinstance(error, OSError) and error.filename
     return reason if is_local else f"MLflow at {redact(delivery.uri)}: {reason}"

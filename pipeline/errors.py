@@ -17,6 +17,13 @@ class TaskFailedError(RunFailedError):
     """The tasks themselves fail: going on with the run would only fail again (exit code 1)."""
 
 
+class TakenOverError(RunFailedError):
+    """Another machine goes on with the run: nothing more is put on its record here (exit code 1).
+
+    To go on here would put points into its curves twice.
+    """
+
+
 class EnvironmentFailedError(RunFailedError):
     """An environment raised, or took too long, while it was reset or stepped (exit code 1).
 
@@ -35,6 +42,10 @@ class AggregatorLostError(Exception):
 
 class AggregatorGoneError(RunFailedError):
     """A part of the aggregator was lost too often (exit code 1)."""
+
+
+class UnconfirmedError(Exception):
+    """The storage does not say whether the run is still this machine's; the message says why."""
 
 
 class BadInputError(OuterloopError, ValueError):

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from pipeline.checkpoint import CheckpointStore
 from pipeline.copies import AnyCopies
-from pipeline.errors import InterruptedRunError, OuterloopError, RunFailedError, TaskFailedError
+from pipeline.errors import (
+    InterruptedRunError,
+    OuterloopError,
+    RunFailedError,
+    TakenOverError,
+    TaskFailedError,
+)
 from pipeline.interrupt import StopRequest
 from pipeline.progress import ENDS, Progress
 from pipeline.run_log import logged_to
@@ -66,7 +72,7 @@ class RunEnding:
         self._stop.how_to_go_on = lambda: f"in run {self._run.run_id}; {how_to_go_on()}"
         try:
             yield
-        except TaskFailedError:
+        except (TaskFailedError, TakenOverError):
             raise
         except (InterruptedRunError, RunFailedError) as error:
             raise type(error)(f"{error}; {how_to_go_on()}") from error
@@ -80,6 +86,11 @@ class RunEnding:
         """Log how the block ends, and end tracking with that status."""
         try:
             yield
+            self._copies.check()
+        except TakenOverError as error:  # curves and status are the other machine's
+            logger.info("ended: %s", error, extra=ENDS)
+            self._tracker.abandon()
+            raise
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, InterruptedRunError) else "FAILED"
             # What is no error of ours is a mistake in outerloop: where it is helps to mend it.

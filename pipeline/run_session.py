@@ -91,7 +91,7 @@ class RunSession:
                 "restore them, or start a new run"
             )
         self._uri = tracking_uri(experiment.tracking.uri, home())
-        self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path)
+        self._tracker = Tracker(self._uri, experiment.tracking.experiment, run.path, copies.confirm)
         self._books = Books(
             CheckpointStore(run.checkpoints, keep=experiment.checkpoint.keep),
             TrajectoryWriter(run.trajectories),

@@ -47,15 +47,22 @@ class Tracker:
         uri: From `tracking_uri`.
         experiment: MLflow experiment.
         run_folder: The run's folder; what waits is kept in `tracking/` inside.
+        confirm: As of Delivery.
 
     Raises:
         RunFailedError: The run folder cannot be written; from every method but `finish`.
     """
 
-    def __init__(self, uri: str, experiment: str, run_folder: Path) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        run_folder: Path,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
         self._run_folder = run_folder
         with self._disk_errors():
-            self._delivery = Delivery(run_folder, uri, experiment)
+            self._delivery = Delivery(run_folder, uri, experiment, confirm)
             self._log = MetricLog(self._delivery.metrics_path)
             self._outbox = Outbox(self._delivery.pending_folder)
             waiting = self._delivery.undelivered()
@@ -161,6 +168,12 @@ class Tracker:
         with _disk_errors_as_warnings():
             return _report_undelivered(self._delivery)
         return 0
+
+    def abandon(self) -> None:
+        """End tracking and send nothing more: the run is another machine's by now."""
+        with _disk_errors_as_warnings(), self._disk_errors():
+            self._log.close()
+        self._finishing.set()
 
     def _put(self, kind: str, content: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
         with self._disk_errors():

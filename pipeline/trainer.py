@@ -293,6 +293,7 @@ class Trainer:
         return record
 
     def _take_rows(self, segment: Segment) -> TaskRecord:
+        self._books.copies.check()
         record = self._tasks.take(segment)
         if segment.kept:
             self._books.copies.offer_tasks(self.version)

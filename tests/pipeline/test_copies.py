@@ -7,14 +7,15 @@ import logging
 import secrets
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pipeline import copies, session
+from pipeline import copies, delivery, run_ending, session
 from pipeline.copies import Copies
 from pipeline.copy_lineage import read_manifests
 from pipeline.copy_owner import Owner, write_owner
-from pipeline.errors import BadInputError, RunFailedError
+from pipeline.errors import BadInputError, TakenOverError
 from pipeline.metric_log import read_curve
 from pipeline.progress import SilentProgress
 from pipeline.runs import RunFolder
@@ -320,10 +321,77 @@ def test_a_run_that_is_taken_over_while_it_runs_stops(machines, database, tmp_pa
             at_work_elsewhere(str(next((tmp_path / "store").iterdir())))
 
     monkeypatch.setattr(Trainer, "outer_step", outer_step)
-    with pytest.raises(RunFailedError, match="was taken over by process 4242 on other-host"):
+    with pytest.raises(TakenOverError, match="was taken over by process 4242 on other-host"):
         first.train(copied)
     place = str(next((tmp_path / "store").iterdir()))
     assert read_manifests(Storage(place))[-1].step <= 4
+
+
+def knows_that_it_was_taken_over(found: Copies) -> bool:
+    try:
+        found.check()
+    except TakenOverError:
+        return True
+    return False
+
+
+def test_a_run_that_was_taken_over_and_finished_is_left_as_it_is_by_who_had_it(
+    machines, undisturbed, database, tmp_path, monkeypatch
+):
+    first, second = machines
+    copied = experiment(str(tmp_path / "store"), database, checkpoint={"every": 2})
+    take, results = Trainer.outer_step, []
+
+    def outer_step(self, *arguments):
+        take(self, *arguments)
+        if results and self.version == 5:
+            wait_until(lambda: knows_that_it_was_taken_over(self._books.copies))
+        if not results and self.version == 3:
+            place = str(next((tmp_path / "store").iterdir()))
+            wait_until(lambda: read_manifests(Storage(place))[-1].step == 2)
+            results.append(None)  # from here on in the other one
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "outer_step", take)
+                results[:] = [second.resume(place, take_over=True)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "outer_step", outer_step)
+        with pytest.raises(TakenOverError, match="was taken over by process") as told:
+            first.train(copied)
+    assert "--resume" not in str(told.value)
+    (result,) = results
+    assert_whole(result, undisturbed, database)
+
+    def in_mlflow(key):
+        found = client(database).get_metric_history(result.mlflow_run_id, key)
+        return [point.step for point in found]
+
+    steps = list(range(1, STEPS + 1))
+    assert in_mlflow("outer/grad_norm") == in_mlflow("train/loss") == steps
+    assert client(database).get_run(result.mlflow_run_id).info.status == "FINISHED"
+    # And if it takes the run back, it sends what MLflow has not got.
+    first.resume(Path(result.run_dir).name, f"meta.steps={STEPS + 1}", take_over=True)
+    assert in_mlflow("outer/grad_norm") == in_mlflow("train/loss") == [*steps, STEPS + 1]
+
+
+def test_points_are_kept_while_nobody_says_whose_the_run_is(
+    machines, undisturbed, database, tmp_path, monkeypatch
+):
+    first, _ = machines
+    copied = experiment(str(tmp_path / "store"), database)
+    run = first.train_until(2, copied)
+    place = Path(address_of(copied, run))
+    place.rename(place.with_name("away"))
+    place.write_text("no folder")
+    monkeypatch.setattr(run_ending, "COPY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(delivery, "AT_END_EVERY_S", 0.05)
+    mlflow_run = first.resume(run.run_id, "meta.steps=4").mlflow_run_id
+    points = client(database).get_metric_history(mlflow_run, "train/loss")
+    assert [point.step for point in points] == [1, 2]
+    assert "MLflow gets nothing until it answers" in run.log.read_text()
+    place.unlink()
+    place.with_name("away").rename(place)
+    assert_whole(first.resume(run.run_id, f"meta.steps={STEPS}"), undisturbed, database)
 
 
 def test_a_copy_is_evaluated_and_exported_and_compared(machines, database, tmp_path, monkeypatch):
