@@ -33,6 +33,7 @@ from pipeline.storage import Storage, below, check_address, reason_of
 IN_FLIGHT_EVERY_S = 60.0  # at most that often, tasks under way are copied between checkpoints
 BEGIN_TIMEOUT_S = 10.0  # for the storage to say whether the run went on elsewhere
 CLOSE_TIMEOUT_S = 2.0
+LAST_AGAIN_AFTER_S = 1.0  # after a failure, once the run has ended
 LOOK_EVERY_S = 0.1
 
 logger = logging.getLogger(__name__)
@@ -87,13 +88,14 @@ class Copies:
         self._run = run
         self._address = address
         self._keep = keep
-        self._outer_steps = outer_steps
+        self._begun_at = self._outer_steps = outer_steps
         self._changed = threading.Condition()
         self._waiting: tuple[int, Staged] | None = None  # with how many checkpoints it has
         self._offered = self._copied = 0  # checkpoints
         self._number = 0
         self._next_tasks = time.monotonic() + IN_FLIGHT_EVERY_S
         self._finishing = False
+        self._is_over = False  # it is not waited for any longer, or nothing can be copied
         self._begun = threading.Event()  # or failed to, for the first time
         self._elsewhere = ""
         self._claim: Claim | None = None
@@ -107,7 +109,6 @@ class Copies:
         BadInputError if the address is of no use, or the run is at work elsewhere or went on
         there. Storage that does not answer in time is waited for no longer.
         """
-        remove_stages(self._run.path)
         self._take_over = take_over
         self._thread.start()
         self._begun.wait(BEGIN_TIMEOUT_S)
@@ -170,6 +171,7 @@ class Copies:
         limit = time.monotonic() + timeout_s
         while self._thread.is_alive() and time.monotonic() < limit and not is_hurried():
             self._thread.join(LOOK_EVERY_S)
+        self._end()
         if self.behind and not self._elsewhere:
             logger.warning(
                 "the newest state of run %s is not at %s yet; it is copied when the run is resumed "
@@ -184,8 +186,20 @@ class Copies:
             self._finishing = True
             self._changed.notify()
         self._thread.join(CLOSE_TIMEOUT_S)
+        self._end()
+
+    def _end(self) -> None:
+        """Copy nothing that is not on its way, and let go of what is held on to for that."""
+        with self._changed:
+            self._is_over = True
+            waiting, self._waiting = self._waiting, None
+            self._changed.notify()
+        if waiting is not None:
+            waiting[1].discard()
 
     def _stage(self) -> None:
+        if self._is_over:
+            return
         self._number += 1
         self._next_tasks = time.monotonic() + IN_FLIGHT_EVERY_S
         try:
@@ -194,10 +208,12 @@ class Copies:
             logger.warning("this state of the run is not copied: %s", reason_of(error))
             return
         with self._changed:
-            if self._waiting is not None:
-                self._waiting[1].discard()
-            self._waiting = (self._offered, staged)
+            unwanted = staged if self._is_over else self._waiting and self._waiting[1]
+            if not self._is_over:
+                self._waiting = (self._offered, staged)
             self._changed.notify()
+        if unwanted is not None:
+            unwanted.discard()
 
     def _work(self) -> None:
         """Copy what waits, again and again, until all is done."""
@@ -207,9 +223,9 @@ class Copies:
             last = self._wait(failures)
             try:
                 uploader = uploader or self._begin()
-                self._copy_waiting(uploader)
+                copied = self._copy_waiting(uploader)
                 uploader.claim.end() if last else uploader.claim.beat()
-                self._recovered(failures)
+                self._recovered(failures, copied)
                 failures = 0
             except (ElsewhereError, BadInputError) as error:
                 self._give_up(error, is_first=uploader is None and not self._begun.is_set())
@@ -220,13 +236,15 @@ class Copies:
             finally:
                 self._begun.set()
             with self._changed:
-                if last and (self._waiting is None or failures):
+                if self._is_over or (last and self._waiting is None and not failures):
                     return
 
     def _wait(self, failures: int) -> bool:
         """Wait until there is something to do; return whether that is the last of it."""
         with self._changed:
-            if failures:
+            if failures and self._finishing:
+                self._changed.wait_for(lambda: self._is_over, LAST_AGAIN_AFTER_S)
+            elif failures:
                 self._changed.wait_for(lambda: self._finishing, back_off_s(failures))
             elif self._begun.is_set():
                 self._changed.wait_for(lambda: self._finishing or self._waiting, BEAT_EVERY_S)
@@ -236,26 +254,29 @@ class Copies:
         storage = Storage(below(self._address, self._run.run_id))
         owner = Owner.here(secrets.token_hex(8))
         uploader = Uploader(storage, self._run.path, self._keep, owner)
-        uploader.begin(self._outer_steps, self._take_over)
+        uploader.begin(self._begun_at, self._take_over)
         self._claim = uploader.claim
         return uploader
 
-    def _copy_waiting(self, uploader: Uploader) -> None:
+    def _copy_waiting(self, uploader: Uploader) -> int | None:
+        """Copy the state that waits; return how many outer steps it has, None if none waits."""
         with self._changed:
             taken, self._waiting = self._waiting, None
         if taken is None:
-            return
+            return None
+        outer_steps = taken[1].marks.outer_steps
         try:
             uploader.publish(taken[1])
         except BaseException:
             with self._changed:  # for the next attempt, unless there is a newer one
-                if self._waiting is None:
+                if self._waiting is None and not self._is_over:
                     taken, self._waiting = None, taken
             raise
         finally:
             if taken is not None:
                 taken[1].discard()
         self._copied = max(self._copied, taken[0])
+        return outer_steps
 
     def _give_up(self, error: Exception, is_first: bool) -> None:
         if isinstance(error, ElsewhereError):
@@ -265,6 +286,7 @@ class Copies:
             self._refusal = error if isinstance(error, OuterloopError) else None
         else:
             logger.warning("nothing is copied any longer: %s", error)
+        self._end()
         self._begun.set()
 
     def _report(self, error: BaseException, failures: int) -> None:
@@ -275,11 +297,12 @@ class Copies:
                     redact(self._address), reason_of(error),
                 )  # fmt: skip
 
-    def _recovered(self, failures: int) -> None:
+    def _recovered(self, failures: int, copied: int | None) -> None:
         with contextlib.suppress(BaseException):
             if failures:
-                text = "storage at %s: the run is copied again, up to outer step %d"
-                logger.info(text, redact(self._address), self._outer_steps, extra=SHOWN)
+                until = "" if copied is None else f", up to outer step {copied}"
+                text = "storage at %s answers: the run is copied again%s"
+                logger.info(text, redact(self._address), until, extra=SHOWN)
 
 
 AnyCopies = Copies | NoCopies
@@ -294,6 +317,7 @@ def copying(
     BadInputError as of `Copies.begin`.
     """
     address = experiment.checkpoint.copy_to
+    remove_stages(run.path)
     if not address:
         yield NoCopies()
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import secrets
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import copies, delivery, run_ending, session
+from pipeline import copies, copy_upload, delivery, run_ending, session
 from pipeline.copies import Copies
 from pipeline.copy_lineage import read_manifests
+from pipeline.copy_manifest import CopyManifest
 from pipeline.copy_owner import Owner, write_owner
 from pipeline.errors import BadInputError, TakenOverError
 from pipeline.metric_log import read_curve
@@ -231,6 +233,113 @@ def test_storage_that_is_away_for_a_while_stops_nothing(
     assert [step for step, _ in behind] == list(range(1, STEPS + 1))
 
 
+def test_storage_that_fails_once_at_the_very_end_gets_the_last_copy_nevertheless(
+    machines, database, tmp_path, monkeypatch
+):
+    first, _ = machines
+    copied = experiment(str(tmp_path / "store"), database)
+    write, finish, left = Storage.write, Copies.finish, [0]
+
+    def finish_with_a_failure(self, *arguments):
+        wait_until(lambda: not self.behind)
+        left[0] = 1
+        finish(self, *arguments)
+
+    def fails_once(self, name, blocks):
+        if left[0]:
+            left[0] -= 1
+            raise OSError("503 slow down")
+        write(self, name, blocks)
+
+    monkeypatch.setattr(Copies, "finish", finish_with_a_failure)
+    monkeypatch.setattr(Storage, "write", fails_once)
+    run = first.train_until(2, copied)
+    newest = read_manifests(Storage(address_of(copied, run)))[-1]
+    assert "summary.json" in {one.path for one in newest.files}
+    assert not (run.path / ".copying").exists()
+
+
+def test_steps_that_are_taken_again_while_the_storage_is_away_are_not_kept_as_they_were(
+    machines, database, tmp_path, monkeypatch
+):
+    first, second = machines
+    monkeypatch.setattr(copies, "IN_FLIGHT_EVERY_S", 0.0)
+    monkeypatch.setattr(copies, "back_off_s", lambda failures: 0.02)
+    monkeypatch.setattr(copy_upload, "first_to_pack", lambda records, more: len(records))  # large
+    copied = experiment(str(tmp_path / "store"), database, checkpoint={"every": 100})
+    take, write = Trainer.outer_step, Storage.write
+
+    def newest():
+        (place,) = (tmp_path / "store").iterdir()
+        return read_manifests(Storage(str(place)))[-1]
+
+    def is_killed(self, *arguments):
+        if self.version == 4:
+            self._books.copies.offer_tasks(self.version)
+            wait_until(lambda: newest().records[-1].last.outer_steps == 4)
+            raise KilledError
+        take(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        killed_after(99, patch)
+        patch.setattr(Trainer, "outer_step", is_killed)
+        with pytest.raises(KilledError):
+            first.train(copied)
+    (run,) = map(RunFolder, first.home.glob("custom-*"))
+    is_away = [True]
+
+    def away(self, name, blocks):
+        if is_away[0]:
+            raise OSError("storage is away")
+        write(self, name, blocks)
+
+    def comes_back(self, *arguments):
+        take(self, *arguments)
+        is_away[0] = self.version < 5
+
+    monkeypatch.setattr(Storage, "write", away)
+    monkeypatch.setattr(Trainer, "outer_step", comes_back)
+    first.resume(run.run_id, take_over=True)
+    fetched = second.fetch(address_of(copied, run))
+    for path in run.trajectories.rglob("*.parquet"):
+        again = fetched.trajectories / path.relative_to(run.trajectories)
+        assert again.read_bytes() == path.read_bytes()
+
+
+def test_once_nothing_is_copied_any_longer_nothing_is_held_on_to(
+    machines, database, tmp_path, monkeypatch, caplog
+):
+    first, _ = machines
+    place = tmp_path / "store"
+    place.write_text("no folder")
+    copied = experiment(str(place), database)
+    monkeypatch.setattr(copies, "back_off_s", lambda failures: 0.02)
+    take = Trainer.outer_step
+
+    def outer_step(self, *arguments):
+        if self.version == 2:  # what answers in the end is of a later version
+            later = CopyManifest(1, 0, "0" * 16, "host", "", (), ()).encode()
+            body = json.loads(later) | {"format_version": 2}
+            del body["sha256"]
+            text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+            body["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+            place.unlink()
+            (run,) = first.home.glob("custom-*")
+            Storage(str(place)).write(
+                f"{run.name}/copies/00000001.json", [json.dumps(body).encode()]
+            )
+            wait_until(lambda: "nothing is copied any longer" in caplog.text)
+        take(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "outer_step", outer_step)
+    run = first.train(copied)
+    assert newest_step(run) == STEPS
+    assert not (run.path / ".copying").exists()
+    (run.path / ".copying" / "00000001").mkdir(parents=True)  # as a killed process leaves it
+    first.resume(run.run_id, "checkpoint.copy_to=")
+    assert not (run.path / ".copying").exists()
+
+
 def test_storage_that_never_answers_costs_one_warning_and_a_last_line(
     machines, undisturbed, database, tmp_path, monkeypatch, caplog
 ):
@@ -238,6 +347,7 @@ def test_storage_that_never_answers_costs_one_warning_and_a_last_line(
     (tmp_path / "file").write_text("")
     copied = experiment(str(tmp_path / "file" / "store"), database)
     monkeypatch.setattr(copies, "back_off_s", lambda failures: 0.02)
+    monkeypatch.setattr(run_ending, "COPY_TIMEOUT_S", 2.0)
     run = first.train(copied)
     said = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
     assert sum("training goes on, and the run is copied later" in line for line in said) == 1
