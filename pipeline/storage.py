@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl
@@ -22,7 +22,20 @@ BLOCK = 1 << 20
 # What pyarrow has a file system of its own for; it knows the rest through fsspec.
 BY_PYARROW = ("s3", "gs", "gcs", "file", "hdfs", "viewfs", "abfs", "abfss")
 WITHOUT_FOLDERS = ("s3", "gcs")  # there a name alone makes an object
-S3_OPTIONS = {"region", "scheme", "endpoint_override"}  # of an address, as we know them
+# Options of an address, as S3FileSystem takes them, …
+S3_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "region": str,
+    "scheme": str,
+    "endpoint_override": str,
+    "tls_ca_file_path": str,
+    "allow_bucket_creation": lambda text: text in ("true", "1"),
+    "allow_bucket_deletion": lambda text: text in ("true", "1"),
+}
+# … as nothing but an address takes them (a silent server is waited for longer), …
+MORE_OF_S3 = ("allow_delayed_open", "smart_defaults", "tls_verify_certificates")
+# … and all there are, by protocol.
+OF_GCS = ("scheme", "endpoint_override", "retry_limit_seconds", "project_id")
+OPTIONS = {"s3": (*S3_OPTIONS, *MORE_OF_S3), "gs": OF_GCS, "gcs": OF_GCS}
 S3_TIMEOUT_S = 5.0  # without a byte of an answer
 OF_AWS = re.compile(r"AWS Error \w+ during \w+ operation: (?:curlCode: \d+, )?(.*?) *(;|\(Req|$)")
 
@@ -109,6 +122,12 @@ class Storage:
 def check_address(address: str) -> None:
     """Raise BadInputError for an address that nothing installed here can open. Asks no server."""
     protocol = address.partition("://")[0] if "://" in address else "file"
+    known = OPTIONS.get(protocol, ())
+    if known and (unknown := sorted(_options(address).keys() - set(known))):
+        raise BadInputError(
+            f"'{redact(address)}': unknown option '{unknown[0][:40]}'; expected one of "
+            f"{', '.join(known)}"
+        )
     if protocol in BY_PYARROW:
         return
     try:
@@ -175,14 +194,16 @@ def _file_system(address: str) -> tuple[Any, str]:
 def _s3(address: str) -> tuple[Any, str]:
     """Return a client of S3 that waits for seconds, and not for minutes, for a silent server.
 
-    It writes a small object by one request, not three.
+    It writes a small object by one request, not three, and of a large one holds a part at a time:
+    whoever gives it blocks knows how far it is.
     """
     from pyarrow import fs
 
     files, path = fs.FileSystem.from_uri(address)
-    options = dict(parse_qsl(address.partition("?")[2]))
-    if options.keys() - S3_OPTIONS:
+    given = _options(address)
+    if given.keys() - S3_OPTIONS.keys():
         return files, path
+    options = {key: S3_OPTIONS[key](text) for key, text in given.items()}
     of_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if of_environment:
         options.setdefault("endpoint_override", of_environment)
@@ -192,8 +213,13 @@ def _s3(address: str) -> tuple[Any, str]:
         request_timeout=S3_TIMEOUT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
         allow_delayed_open=True,
+        background_writes=False,
     )
     return client, path
+
+
+def _options(address: str) -> dict[str, str]:
+    return dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
 
 
 def _has_link(root: Path, name: str) -> bool:

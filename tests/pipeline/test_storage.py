@@ -95,6 +95,11 @@ def _is_missing(package):
 
 
 def test_an_option_that_s3_does_not_know_is_told():
+    for address in ("s3://bucket/x?foo=1", "gs://bucket/x?scheme=http&foo=1", "gcs://bucket?foo="):
+        with pytest.raises(BadInputError, match=r"unknown option 'foo'; expected one of"):
+            check_address(address)
+    check_address("s3://bucket/x?scheme=http&endpoint_override=h:1&allow_bucket_creation=true")
+    check_address("gs://bucket/x?project_id=a")
     with pytest.raises(BadInputError, match="foo"):
         Storage("s3://bucket/x?foo=1&endpoint_override=http://127.0.0.1:1")
 
@@ -147,9 +152,14 @@ def test_another_s3_endpoint_is_taken_from_the_environment(s3, monkeypatch):  # 
 
 
 @needs_moto
-def test_a_server_that_is_silent_is_waited_for_a_few_seconds_only(s3, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("option", ["", "&allow_bucket_creation=true"])
+def test_a_server_that_is_silent_is_waited_for_a_few_seconds_only(
+    option,
+    s3,  # noqa: F811
+    monkeypatch,
+):
     monkeypatch.setattr("pipeline.storage.S3_TIMEOUT_S", 1.0)
-    storage = Storage(below(s3.address, "silent"))
+    storage = Storage(below(s3.address + option, "silent"))
     s3.stop()
     try:
         begun = time.monotonic()
@@ -158,3 +168,24 @@ def test_a_server_that_is_silent_is_waited_for_a_few_seconds_only(s3, monkeypatc
         assert time.monotonic() < begun + 20
     finally:
         s3.go_on()
+
+
+@needs_moto
+def test_a_large_object_is_read_as_fast_as_it_is_sent(s3, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("pipeline.storage.S3_TIMEOUT_S", 1.0)
+    storage = Storage(below(s3.address, "large"))
+    read = []
+
+    def blocks():
+        for number in range(100):
+            if number == 25:
+                s3.stop()
+            read.append(number)
+            yield bytes(1 << 20)
+
+    try:
+        with pytest.raises(OSError, match="AWS"):
+            storage.write("x", blocks())
+    finally:
+        s3.go_on()
+    assert len(read) < 60
