@@ -23,6 +23,8 @@ from pipeline.copy_owner import read_owner
 from pipeline.files import read_object, write_atomic
 from pipeline.storage import DamagedObjectError, Storage
 
+MAX_MANIFESTS = 1000  # checkpoint.keep, and a few
+MAX_BYTES_OF_MANIFESTS = 256 << 20
 KNOWN = ".copied.json"  # in the run's folder
 
 logger = logging.getLogger(__name__)
@@ -42,16 +44,27 @@ class ElsewhereError(Exception):
 
 
 def read_manifests(storage: Storage) -> list[CopyManifest]:
-    """Return the manifests of all copies that are there, by number; warn of what is damaged."""
-    found = []
-    for name in sorted(storage.sizes(COPIES)):
-        if not MANIFEST_NAME.fullmatch(name):
-            continue
+    """Return the manifests of the copies that are there, by number; warn of what is damaged.
+
+    Of more than there can be of one run, the newest.
+    """
+    found: list[CopyManifest] = []
+    left = MAX_BYTES_OF_MANIFESTS
+    sizes = {name: n for name, n in storage.sizes(COPIES).items() if MANIFEST_NAME.fullmatch(name)}
+    for name in sorted(sizes, key=_number, reverse=True)[:MAX_MANIFESTS]:
+        left -= sizes[name]
+        if left < 0 and found:
+            break
         try:
             found.append(decode(name, storage.read(name, MAX_MANIFEST_BYTES)))
         except (DamagedCopyError, DamagedObjectError, FileNotFoundError) as error:
             logger.warning("a copy of this run is damaged and passed over: %s", error)
-    return sorted(found, key=lambda one: one.number)
+    return found[::-1]
+
+
+def _number(name: str) -> int:
+    match = MANIFEST_NAME.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def check_owner(storage: Storage, writer: str = "") -> None:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.errors import BadInputError
@@ -25,6 +25,7 @@ from pipeline.errors import BadInputError
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_DEPTH = 6
+MAX_HOST_CHARACTERS = 100
 COPIES = "copies"
 FILES = "files"
 RECORDS = "records"
@@ -140,7 +141,7 @@ def decode(name: str, data: bytes) -> CopyManifest:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedCopyError(f"{name}: is no manifest of a copy: {error!r:.80}") from None
     _check(name, manifest)
-    return manifest
+    return replace(manifest, host=shown(manifest.host))
 
 
 def check_path(path: Any) -> str:
@@ -150,6 +151,11 @@ def check_path(path: Any) -> str:
     if not fine or parts[0] not in IN_A_RUN:
         raise DamagedCopyError(f"{path!r:.80} is no path in a run's folder")
     return str(path)
+
+
+def shown(host: str) -> str:
+    """Return the name of a machine as it can be shown, whoever gave it: short and harmless."""
+    return "".join(char if char.isprintable() else "?" for char in host[:MAX_HOST_CHARACTERS])
 
 
 def is_count(value: Any) -> bool:
@@ -169,8 +175,9 @@ def _check(name: str, manifest: CopyManifest) -> None:
         if not (isinstance(one.sha256, str) and SHA256.fullmatch(one.sha256)):
             raise DamagedCopyError(f"{name}: {one.sha256!r:.40} is no checksum")
     paths = [check_path(one.path) for one in manifest.files]
-    if len(set(paths)) < len(paths):
-        raise DamagedCopyError(f"{name}: names a file twice")
+    folders = {path[:end] for path in paths for end in _slashes(path)}
+    if len(set(paths)) < len(paths) or not folders.isdisjoint(paths):
+        raise DamagedCopyError(f"{name}: names a file twice, or as a folder")
     here = Marks()
     for record in manifest.records:
         numbers += asdict(record.last).values()
@@ -185,6 +192,10 @@ def _check(name: str, manifest: CopyManifest) -> None:
     texts = (manifest.writer, manifest.host, manifest.config)
     if not all(isinstance(text, str) for text in texts) or not WRITER.fullmatch(manifest.writer):
         raise DamagedCopyError(f"{name}: does not say who made it, or of what")
+
+
+def _slashes(path: str) -> list[int]:
+    return [place for place, char in enumerate(path) if char == "/"]
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -12,18 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
 import os
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pipeline.copy_manifest import shown
 from pipeline.storage import DamagedObjectError, Storage
 
 OWNER = "owner.json"
 BEAT_EVERY_S = 20.0
 FRESH_S = 120.0
 MAX_OWNER_BYTES = 4096
+READ_ATTEMPTS = 3
+READ_AGAIN_AFTER_S = 0.2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +64,32 @@ class Owner:
 
 
 def read_owner(storage: Storage) -> Owner | None:
-    """Return who was at work last; None if nobody ever was, or the file is damaged."""
-    with contextlib.suppress(FileNotFoundError, DamagedObjectError, ValueError, TypeError):
-        tree = json.loads(storage.read(OWNER, MAX_OWNER_BYTES))
-        owner = Owner(**tree)
-        if isinstance(owner.pid, int) and isinstance(owner.process, str):
-            return replace(owner, heard=float(owner.heard), host=str(owner.host)[:100])
+    """Return who was at work last; None if nobody ever was, or the file is damaged.
+
+    One that seems damaged may be half written, and is read again.
+    """
+    for _ in range(READ_ATTEMPTS):
+        try:
+            return _decoded(storage.read(OWNER, MAX_OWNER_BYTES))
+        except FileNotFoundError:
+            return None
+        except (DamagedObjectError, ValueError, TypeError, RecursionError):
+            pass
+        time.sleep(READ_AGAIN_AFTER_S)
+    logger.warning("%s beside the copies is damaged: it is not known who is at work", OWNER)
     return None
+
+
+def _decoded(data: bytes) -> Owner:
+    """Return the owner that `data` names; ValueError or TypeError if it names none."""
+    owner = Owner(**json.loads(data))
+    texts = (owner.writer, owner.process, owner.host)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(owner.pid, int):
+        raise ValueError("names no process")
+    heard = float(owner.heard)
+    if not math.isfinite(heard):
+        raise ValueError("names no time")
+    return replace(owner, heard=heard, host=shown(owner.host))
 
 
 def write_owner(storage: Storage, owner: Owner, is_over: bool = False) -> None:

@@ -86,6 +86,8 @@ class Fetching:
             fetch(one)
         except FileNotFoundError:
             self.damaged[name] = f"{name}: is not there"
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            self.damaged[name] = f"{name}: something else has its place in the run's folder"
         except (DamagedCopyError, DamagedObjectError) as error:
             self.damaged[name] = str(error)
         if name not in self.damaged:
@@ -109,12 +111,14 @@ class Fetching:
     def _record(self, record: Record) -> None:
         # Twice through the network at worst; never unpacked before it is known to be sound.
         path = self.folder / ".record"
-        with path.open("wb") as file:
-            for block in self._checked(record):
-                file.write(block)
-        with path.open("rb") as file:
-            unpack(iter(lambda: file.read(1 << 20), b""), self.folder)
-        path.unlink()
+        try:
+            with path.open("wb") as file:
+                for block in self._checked(record):
+                    file.write(block)
+            with path.open("rb") as file:
+                unpack(iter(lambda: file.read(1 << 20), b""), self.folder)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _checked(self, one: FileEntry | Record) -> Iterator[bytes]:
         """Yield the object's blocks; DamagedCopyError after the last if they are not as written."""

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from pipeline.errors import BadInputError
+from pipeline.files import atomic_file
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
 
@@ -60,10 +61,17 @@ class Storage:
         self._is_local = self._files.type_name == "local"
 
     def write(self, name: str, blocks: Iterable[bytes]) -> None:
-        """Make `name` hold `blocks`. It counts only once this has returned: it may appear torn."""
+        """Make `name` hold `blocks`. It counts only once this has returned: it may appear torn.
+
+        In a folder it does not: it gets its name, or replaces what had it, once it is on disk.
+        """
         path = self._path(name)
         if self._files.type_name not in WITHOUT_FOLDERS:
             self._files.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        if self._is_local:
+            with atomic_file(Path(path)) as temporary, temporary.open("wb") as file:
+                file.writelines(blocks)
+            return
         with self._files.open_output_stream(path) as stream:
             for block in blocks:
                 stream.write(block)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import copies, copy_upload, delivery, run_ending, session
+from pipeline import copies, copy_owner, copy_upload, delivery, run_ending, session
 from pipeline.copies import Copies
 from pipeline.copy_lineage import read_manifests
-from pipeline.copy_manifest import CopyManifest
-from pipeline.copy_owner import Owner, write_owner
+from pipeline.copy_manifest import CopyManifest, decode
+from pipeline.copy_owner import Owner, read_owner, write_owner
 from pipeline.errors import BadInputError, TakenOverError
 from pipeline.metric_log import read_curve
 from pipeline.progress import SilentProgress
@@ -393,6 +393,45 @@ def test_an_owner_that_is_not_heard_of_or_has_ended_or_is_dead_here_does_not_blo
         boot = here.process.rpartition("/")[0]
         assert replace(here, process=f"{boot}/1").blocks_for_s() == 0  # its number was used again
         assert replace(here, pid=2**22 + 1).blocks_for_s() == 0
+
+
+def test_an_owner_who_is_half_written_is_read_again(tmp_path, monkeypatch, caplog):
+    storage = Storage(str(tmp_path))
+    owner = at_work_elsewhere(str(tmp_path))
+    whole = (tmp_path / "owner.json").read_bytes()
+    for half in (b"", whole[: len(whole) // 2]):
+        (tmp_path / "owner.json").write_bytes(half)
+        monkeypatch.setattr(
+            copy_owner.time, "sleep", lambda _: (tmp_path / "owner.json").write_bytes(whole)
+        )
+        found = read_owner(storage)
+        assert found is not None
+        assert found.writer == owner.writer
+    assert not caplog.records
+    (tmp_path / "owner.json").write_bytes(b"{}")
+    monkeypatch.setattr(copy_owner.time, "sleep", lambda _: None)
+    assert read_owner(storage) is None
+    assert "it is not known who is at work" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"heard": float("nan")}, {"heard": float("inf")}, {"host": 7}, {"pid": "1"}, {"writer": []}],
+)
+def test_an_owner_who_says_what_none_of_ours_says_blocks_nobody(change, tmp_path):
+    at_work_elsewhere(str(tmp_path))
+    path = tmp_path / "owner.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert read_owner(Storage(str(tmp_path))) is None
+
+
+def test_names_of_machines_are_shown_short_and_without_control_characters(tmp_path):
+    host = "\x1b[2Jx\n" + "h" * 2000
+    write_owner(Storage(str(tmp_path)), replace(at_work_elsewhere(str(tmp_path)), host=host))
+    found = read_owner(Storage(str(tmp_path)))
+    manifest = CopyManifest(1, 0, "0" * 16, host, "", (), ())
+    for name in (found and found.host, decode(manifest.name, manifest.encode()).host):
+        assert name == "?[2Jx?" + "h" * 94
 
 
 def test_a_run_that_went_on_elsewhere_is_refused_here_and_fetched_over_what_is_older(

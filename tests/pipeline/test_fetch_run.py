@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import copy_lineage
 from pipeline.checkpoint_files import verify
 from pipeline.copy_lineage import Known, read_manifests, write_known
 from pipeline.copy_manifest import (
@@ -131,6 +132,7 @@ def test_a_record_that_every_copy_has_and_that_is_damaged_leaves_a_gap_and_no_mo
     assert newest_step(run) == 4
     assert "is left out of what is fetched" in caplog.text
     assert not (run.path / "tracking" / "delivered.json").exists()
+    assert not (run.path / ".record").exists()
 
 
 def test_a_run_with_a_gap_in_its_record_goes_on_and_is_copied_whole_again(
@@ -165,6 +167,17 @@ def test_a_run_with_a_gap_in_its_record_goes_on_and_is_copied_whole_again(
     again = machine.fetch(str(place))
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert {path: (again.path / path).read_bytes() for path in (LOG, METRICS)} == kept
+
+
+def test_of_more_copies_than_a_run_can_have_the_newest_are_looked_at(place, machine, monkeypatch):
+    for _ in range(5):
+        forged(place)
+    read = read_manifests(Storage(str(place)))
+    monkeypatch.setattr(copy_lineage, "MAX_MANIFESTS", 3)
+    assert read_manifests(Storage(str(place))) == read[-3:]
+    monkeypatch.setattr(copy_lineage, "MAX_BYTES_OF_MANIFESTS", 10)
+    assert read_manifests(Storage(str(place))) == read[-1:]
+    assert newest_step(machine.fetch(str(place))) == 4
 
 
 def test_a_storage_without_a_sound_copy_is_refused_in_one_line(place, machine):
@@ -236,6 +249,22 @@ def test_a_name_that_leads_elsewhere_makes_no_copy(path, place, machine, tmp_pat
     new = {one for one in set(tmp_path.rglob("*")) - before if run.path not in (one, *one.parents)}
     assert new <= {machine.home}
     assert not [one for one in tmp_path.rglob("*evil*") if "store" not in one.parts]
+
+
+def test_a_file_where_another_has_its_folder_makes_the_copy_a_damaged_one(place, machine, caplog):
+    newest = read_manifests(Storage(str(place)))[-1]
+    forged(place, files=(*newest.files, put(place, "plots/x", b"1"), put(place, "plots/x/y", b"2")))
+    assert newest_step(machine.fetch(str(place))) == 4
+    assert "passed over" in caplog.text
+
+
+def test_a_record_where_a_file_has_its_folder_is_damaged(place, machine, caplog):
+    newest = read_manifests(Storage(str(place)))[-1]
+    step = newest.records[0].first.outer_steps
+    partition = put(place, f"trajectories/meta_step={step:06d}", b"no folder")
+    forged(place, files=(*newest.files, partition))
+    assert newest_step(machine.fetch(str(place))) == 4
+    assert "something else has its place" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,22 @@ def test_no_more_is_read_than_there_may_be_and_what_is_not_there_is_told(storage
         storage.read("none", 10)
 
 
+def test_in_a_folder_an_object_is_there_whole_or_as_it_was(tmp_path):
+    storage = Storage(str(tmp_path / "store"))
+    storage.write("owner.json", [b"before"])
+    there = storage.size
+
+    def blocks():
+        yield b"half of "
+        assert there("owner.json") == len(b"before")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.write("owner.json", blocks())
+    assert storage.read("owner.json", 100) == b"before"
+    assert storage.sizes() == {"owner.json": 6}
+
+
 def test_a_link_in_a_folder_is_not_followed(tmp_path):
     (tmp_path / "secret").write_text("secret")
     storage = Storage(str(tmp_path / "store"))
