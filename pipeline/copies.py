@@ -27,8 +27,8 @@ from pipeline.delivery import back_off_s
 from pipeline.errors import BadInputError, OuterloopError, TakenOverError, UnconfirmedError
 from pipeline.progress import SHOWN
 from pipeline.redaction import redact
-from pipeline.runs import RunFolder
-from pipeline.storage import Storage, below, check_address, reason_of
+from pipeline.runs import RunFolder, home
+from pipeline.storage import Storage, below, check_address, local_path, reason_of
 
 IN_FLIGHT_EVERY_S = 60.0  # at most that often, tasks under way are copied between checkpoints
 BEGIN_TIMEOUT_S = 10.0  # for the storage to say whether the run went on elsewhere
@@ -308,6 +308,17 @@ class Copies:
 AnyCopies = Copies | NoCopies
 
 
+def check_copy_to(address: str) -> None:
+    """Raise BadInputError if no run here can be copied to `address`. Asks no server."""
+    check_address(address)
+    path = local_path(address) if address else None
+    if path is not None and path.resolve().is_relative_to(home().resolve()):
+        raise BadInputError(
+            f"checkpoint.copy_to={address}: is where the runs themselves are ({home()}); name "
+            "storage that outlasts them"
+        )
+
+
 @contextmanager
 def copying(
     run: RunFolder, experiment: Experiment, outer_steps: int, take_over: bool = False
@@ -321,7 +332,7 @@ def copying(
     if not address:
         yield NoCopies()
         return
-    check_address(address)
+    check_copy_to(address)
     copies = Copies(run, address, experiment.checkpoint.keep, outer_steps)
     copies.begin(take_over)
     try:

@@ -24,7 +24,7 @@ from pipeline.copy_lineage import (
     read_manifests,
     write_known,
 )
-from pipeline.copy_manifest import CopyManifest
+from pipeline.copy_manifest import COPIES, CopyManifest
 from pipeline.delivery import FETCHED
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
 from pipeline.fetch_copy import CONFIG, Fetching
@@ -33,7 +33,7 @@ from pipeline.locks import HeldError, locked_file
 from pipeline.outbox import drop_foreign_items
 from pipeline.progress import Progress
 from pipeline.redaction import redact
-from pipeline.runs import RunFolder, check_home, home
+from pipeline.runs import RunFolder, check_home, home, list_runs
 from pipeline.storage import (
     Storage,
     absolute_address,
@@ -64,9 +64,12 @@ def open_run(
             another machine is at work on it.
         RunFailedError: The storage does not answer, or no copy there is sound.
     """
-    if not is_address(text) and not (Path(text) / "copies").is_dir():
+    if not is_address(text) and not _is_folder_of_copies(text):
         return RunFolder.open(text)
-    address = absolute_address(text)
+    try:
+        address = absolute_address(text)
+    except ValueError as error:
+        raise BadInputError(str(error)) from None
     if "@" in address or redact(address) != address:
         raise BadInputError(f"'{redact(address)}': give no password; it comes from the environment")
     check_address(address)
@@ -86,6 +89,13 @@ def open_run(
     except Exception as error:  # all that a file system and its network can raise
         shown = redact(address)
         raise RunFailedError(f"{shown}: {reason_of(error)}; nothing was fetched") from error
+
+
+def _is_folder_of_copies(text: str) -> bool:
+    """Tell whether `text` is a path to copies of a run, and names no run that is here."""
+    if text in list_runs() or os.path.isfile(os.path.join(text, CONFIG)):
+        return False
+    return os.path.isdir(os.path.join(text, COPIES))
 
 
 def _fetched(

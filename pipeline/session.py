@@ -12,7 +12,7 @@ from pipeline.backend import Backend
 from pipeline.budgets import budgets, spent
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment, load_experiment, to_yaml
-from pipeline.copies import copying
+from pipeline.copies import check_copy_to, copying
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.files import disk_errors, write_atomic
@@ -24,7 +24,6 @@ from pipeline.resumable import RESUMABLE, check_fixed, check_meta
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
-from pipeline.storage import check_address
 from pipeline.tasks import task_family
 from pipeline.tracking import tracking_uri
 
@@ -42,7 +41,7 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     """
     check_baselines(experiment.evaluation.baselines)
     tracking_uri(experiment.tracking.uri, home())
-    check_address(experiment.checkpoint.copy_to)
+    check_copy_to(experiment.checkpoint.copy_to)
     check_home()
     if experiment.meta.num_steps == 0:
         progress.message("meta.steps=0: nothing is trained; the meta-test is of the initialisation")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.errors import BadInputError
 from pipeline.files import atomic_file
@@ -149,10 +149,21 @@ def check_address(address: str) -> None:
 def absolute_address(text: str) -> str:
     """Return a path as an absolute one, and a URI as it is; ValueError for one without a place."""
     if text and not is_address(text):
-        return os.path.abspath(Path(text).expanduser())
+        try:
+            return os.path.abspath(Path(text).expanduser())
+        except RuntimeError:  # as of ~nobody/x
+            raise ValueError(f"'{text}': there is no such user's home") from None
     if text and not text.partition("://")[2].partition("?")[0].strip("/"):
-        raise ValueError(f"'{text}': expected a place in it, as in s3://bucket/runs")
+        raise ValueError(f"'{redact(text)}': expected a place in it, as in s3://bucket/runs")
     return text
+
+
+def local_path(address: str) -> Path | None:
+    """Return the path that `address` means, if it means one of this machine."""
+    if not is_address(address):
+        return Path(address)
+    parts = urlsplit(address)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def is_address(text: str) -> bool:

@@ -581,8 +581,51 @@ def test_no_password_gets_into_a_configuration(address, machines):
     assert "key=b" not in str(told.value)
 
 
-@pytest.mark.parametrize("address", ["nonsense://x/y", "hf://datasets/me/runs"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nonsense://x/y",
+        "hf://datasets/me/runs",
+        "s3://b/x?foo=1",
+        "HOME",
+        "HOME/x",
+        "file://HOME/x",
+    ],
+)
 def test_what_cannot_be_copied_to_is_told_before_a_run_is_made(address, machines, database):
+    home = machines[0].home
     with pytest.raises(BadInputError):
-        machines[0].train(experiment(address, database))
-    assert not list(machines[0].home.glob("*"))
+        machines[0].train(experiment(address.replace("HOME", str(home)), database))
+    assert not list(home.glob("*"))
+
+
+def test_a_run_of_the_home_is_found_though_a_folder_here_has_its_name(
+    machines, database, tmp_path, monkeypatch
+):
+    first, second = machines
+    run = first.train_until(2, experiment(str(tmp_path / "store"), database))
+    monkeypatch.chdir(tmp_path / "store")
+    assert first.fetch(run.run_id) == run
+    assert second.fetch(run.run_id).path == second.home / run.run_id
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("s3://", "expected a place"),
+        ("s3://?region=x", "expected a place"),
+        ("s3://bucket", "expected the address of a run's copy"),
+        ("a" * 300, "unknown run"),
+        ("~nobody-of-that-name/x", "unknown run"),
+        ("a\0b", "unknown run"),
+    ],
+)
+def test_what_names_neither_a_run_nor_a_copy_is_refused_in_one_line(text, said, machines):
+    with pytest.raises(BadInputError, match=said) as told:
+        machines[0].fetch(text)
+    assert "\n" not in str(told.value)
+
+
+def test_a_home_of_nobody_is_no_address():
+    with pytest.raises(ValueError, match="no such user"):
+        experiment("~nobody-of-that-name/x", "")
