@@ -88,6 +88,7 @@ class Copies:
         self._run = run
         self._address = address
         self._keep = keep
+        self._owner = Owner.here(secrets.token_hex(8))
         self._begun_at = self._outer_steps = outer_steps
         self._changed = threading.Condition()
         self._waiting: tuple[int, Staged] | None = None  # with how many checkpoints it has
@@ -252,8 +253,7 @@ class Copies:
 
     def _begin(self) -> Uploader:
         storage = Storage(below(self._address, self._run.run_id))
-        owner = Owner.here(secrets.token_hex(8))
-        uploader = Uploader(storage, self._run.path, self._keep, owner)
+        uploader = Uploader(storage, self._run.path, self._keep, self._owner)
         uploader.begin(self._begun_at, self._take_over)
         self._claim = uploader.claim
         return uploader

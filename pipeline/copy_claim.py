@@ -25,6 +25,7 @@ class Claim:
         self._owner = owner
         self._beaten = -math.inf
         self._confirmed = -math.inf
+        self._next_look = -math.inf
 
     def beat(self, forced: bool = False) -> None:
         """Let others know, now and then, that this process is at work; the first beat claims.
@@ -53,16 +54,16 @@ class Claim:
             UnconfirmedError: For so long that others may, the storage has not answered.
         """
         now = time.monotonic()
-        if now < self._confirmed + LOOK_EVERY_S:
-            return
-        try:
-            self._look()
-            self._confirmed = now
-        except ElsewhereError:
-            raise
-        except Exception as error:  # all that a file system and its network can raise
-            if now > self._confirmed + FRESH_S:
-                raise UnconfirmedError(f"has not answered for {FRESH_S:.0f} s") from error
+        if now >= self._next_look:
+            try:
+                self._look()
+                self._confirmed, self._next_look = now, now + LOOK_EVERY_S
+            except ElsewhereError:
+                raise
+            except Exception:  # all that a file system and its network can raise, after a while
+                self._next_look = time.monotonic() + BEAT_EVERY_S
+        if time.monotonic() > self._confirmed + FRESH_S:
+            raise UnconfirmedError(f"has not answered for {FRESH_S:.0f} s")
 
     def _look(self) -> None:
         other = read_owner(self._storage)

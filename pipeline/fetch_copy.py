@@ -87,7 +87,10 @@ class Fetching:
         except FileNotFoundError:
             self.damaged[name] = f"{name}: is not there"
         except (FileExistsError, IsADirectoryError, NotADirectoryError):
-            self.damaged[name] = f"{name}: something else has its place in the run's folder"
+            reason = f"{name}: something else has its place in the run's folder"
+            if is_needed:  # the copy is made up, and in another one the object may be fine
+                raise DamagedCopyError(reason) from None
+            self.damaged[name] = reason
         except (DamagedCopyError, DamagedObjectError) as error:
             self.damaged[name] = str(error)
         if name not in self.damaged:

@@ -150,7 +150,7 @@ def test_a_run_with_a_gap_in_its_record_goes_on_and_is_copied_whole_again(
             with run.log.open("a") as log:
                 log.write(text if number == 0 else "a little more\n")
             uploader.publish(stage(run.path, number, step))
-        uploader.end()
+        uploader.claim.end()
 
     place = tmp_path / "elsewhere" / original.name
     publish(run, "a", much, 2, 3, 4)
