@@ -299,7 +299,7 @@ def test_steps_that_are_taken_again_while_the_storage_is_away_are_not_kept_as_th
 
     monkeypatch.setattr(Storage, "write", away)
     monkeypatch.setattr(Trainer, "outer_step", comes_back)
-    first.resume(run.run_id, take_over=True)
+    first.resume(run.run_id, "checkpoint.every=1", take_over=True)
     fetched = second.fetch(address_of(copied, run))
     for path in run.trajectories.rglob("*.parquet"):
         again = fetched.trajectories / path.relative_to(run.trajectories)
