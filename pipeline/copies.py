@@ -15,12 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from pipeline.config import Experiment
 from pipeline.copy_claim import Claim
 from pipeline.copy_lineage import ElsewhereError, read_known
 from pipeline.copy_owner import BEAT_EVERY_S, Owner
+from pipeline.copy_sink import NoCopies
 from pipeline.copy_stage import Staged, remove_stages, stage
 from pipeline.copy_upload import Uploader
 from pipeline.delivery import back_off_s
@@ -37,44 +37,6 @@ LAST_AGAIN_AFTER_S = 1.0  # after a failure, once the run has ended
 LOOK_EVERY_S = 0.1
 
 logger = logging.getLogger(__name__)
-
-
-class CopySink(Protocol):
-    """Where copies of a run go. No method waits for the storage."""
-
-    def check(self) -> None:
-        """Raise TakenOverError if another machine is known to have taken the run over."""
-
-    def offer(self, outer_steps: int) -> None:
-        """Copy the run as it is now, with a new checkpoint."""
-
-    def offer_tasks(self, outer_steps: int) -> None:
-        """Copy the run as it is now, unless that was done lately: a task has a new checkpoint."""
-
-    @property
-    def behind(self) -> int | None:
-        """How many checkpoints are not copied yet; None if none is to be."""
-
-
-class NoCopies:
-    """Makes none."""
-
-    behind = None
-
-    def check(self) -> None:
-        """Do nothing."""
-
-    def confirm(self) -> None:
-        """Do nothing."""
-
-    def offer(self, outer_steps: int) -> None:
-        """Do nothing."""
-
-    def offer_tasks(self, outer_steps: int) -> None:
-        """Do nothing."""
-
-    def finish(self, timeout_s: float, is_hurried: Callable[[], bool]) -> None:
-        """Do nothing."""
 
 
 class Copies:

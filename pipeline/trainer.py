@@ -20,7 +20,7 @@ from pipeline.backend import Backend
 from pipeline.budgets import Budget, budgets, spent
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import Experiment
-from pipeline.copies import CopySink, NoCopies
+from pipeline.copy_sink import CopySink, NoCopies
 from pipeline.dispatcher import Counters, Dispatcher
 from pipeline.errors import (
     AggregatorLostError,
