@@ -2,9 +2,7 @@
 
     tracking/metrics.jsonl    pipeline.metric_log
              pending/         pipeline.outbox
-             target.json      which run, on which server
-             delivered.json   how far metrics.jsonl has been sent; may lag, never leads
-             fetched.json     of a run that was fetched from a copy: what MLflow had beyond that
+             *.json           pipeline.tracking_marks
 
 Any part may be sent twice, after a crash: MLflow keeps one of each point by its fixed time stamp.
 """
@@ -29,6 +27,8 @@ from pipeline.outbox import Item, count_items, pending_items
 from pipeline.progress import SHOWN
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
+from pipeline.tracking_marks import DELIVERED, TARGET, offset_in, read_target, steps_in
+from pipeline.tracking_marks import FETCHED as FETCHED  # for whoever fetches a run
 
 DELIVER_EVERY_S = 5.0
 MAX_BACK_OFF_S = 60.0
@@ -36,7 +36,8 @@ REFUSED_AGAIN_AFTER_S = 600.0
 MAX_POINTS_IN_A_REQUEST = 1000
 MAX_FAILURES_AT_END = 6
 AT_END_EVERY_S = 2.0
-FETCHED = "fetched.json"
+# What comes of an item that was damaged on disk; it must not hold up those after it.
+ITS_OWN_FAULT = (LookupError, TypeError, AttributeError)
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,9 @@ class Delivery:
             on.
         experiment: MLflow experiment of a run that is not in MLflow yet.
         confirm: Is asked before anything is sent; raises if it must not be.
+
+    Raises:
+        BadInputError: What says which run in MLflow is this one is damaged.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Delivery:
         self._left = ""  # the address where the run was tracked before, if it is another one
         self._target = self._load_target(uri, experiment)
         self._run: MlflowRun | None = None
+        self._there: dict[str, int] = {}  # newest steps that MLflow had of a fetched run
         self._refused_at: dict[str, float] = {}  # name of an item → monotonic time
 
     @property
@@ -97,7 +102,7 @@ class Delivery:
                 self._deliver_item(run, item)
                 items += 1
             except Exception as error:
-                if not is_refusal(error):
+                if not (is_refusal(error) or isinstance(error, ITS_OWN_FAULT)):
                     raise
                 self._note_refusal(item, error)
         return points, items
@@ -115,7 +120,7 @@ class Delivery:
         )
         self._run = self._as_fetched(MlflowRun(self.uri, identity, self.mlflow_run_id), identity)
         self._target["run_id"] = self._run.run_id
-        self._write_json("target.json", self._target)
+        self._write_json(TARGET, self._target)
         if self._left:
             logger.warning(
                 "this run was tracked in %s before, and is in %s from now on: its curves from "
@@ -132,19 +137,23 @@ class Delivery:
         what MLflow has of them must not be sent a second time. Or it has nothing at all, because
         the store went with the machine: then it gets every point from the first on.
         """
-        if not (self.folder / FETCHED).exists() or "steps" in self._read_json(FETCHED):
+        if not (self.folder / FETCHED).exists():
             return run
-        if not run.exists():
-            (self.folder / "delivered.json").unlink(missing_ok=True)
-            run = MlflowRun(self.uri, identity)
-        self._write_json(FETCHED, {"steps": run.newest_steps()})
+        steps = steps_in(self._read_json(FETCHED))
+        if steps is None:
+            if not run.exists():
+                (self.folder / DELIVERED).unlink(missing_ok=True)
+                run = MlflowRun(self.uri, identity)
+            steps = run.newest_steps()
+            self._write_json(FETCHED, {"steps": steps})
+        self._there = steps
         return run
 
     def _unless_there(self, points: Sequence[MetricPoint]) -> list[MetricPoint]:
         """Return the points without those that MLflow has of before the run was fetched."""
         # A key's steps only grow, and are sent in order: up to the newest it has them all.
-        steps = self._read_json(FETCHED).get("steps", {})
-        return [point for point in points if point.step > steps.get(point.key, point.step - 1)]
+        there = self._there
+        return [point for point in points if point.step > there.get(point.key, point.step - 1)]
 
     def _deliver_points(self, run: MlflowRun) -> int:
         if self.metrics_path.exists():
@@ -160,7 +169,7 @@ class Delivery:
                 return count
             count += len(points)
             offset = end
-            self._write_json("delivered.json", {"offset": offset})
+            self._write_json(DELIVERED, {"offset": offset})
 
     def _deliver_item(self, run: MlflowRun, item: Item) -> None:
         gone = [path for path in item.files() if not path.exists()]
@@ -184,22 +193,29 @@ class Delivery:
         self._refused_at[name] = time.monotonic()
 
     def _load_target(self, uri: str, experiment: str) -> dict[str, Any]:
-        target = self._read_json("target.json")
+        target = read_target(self.folder)
         shown = redact(uri)
-        if "tracking_id" not in target:
-            target = {"tracking_id": uuid.uuid4().hex, "experiment": experiment, "uri": shown}
+        if target is None:
+            new_id = uuid.uuid4().hex
+            target = {"tracking_id": new_id, "experiment": experiment, "uri": shown, "run_id": None}
+            self._forget_what_was_sent()
         elif target["uri"] != shown:
             self._left = target["uri"]
             target = {**target, "uri": shown, "run_id": None}
-            for name in ("delivered.json", FETCHED):
-                (self.folder / name).unlink(missing_ok=True)
-        target.setdefault("run_id", None)
-        self._write_json("target.json", target)
+            self._forget_what_was_sent()
+        self._write_json(TARGET, target)
         return target
 
+    def _forget_what_was_sent(self) -> None:
+        """Have every point sent from the first on, but for those that will be found there."""
+        (self.folder / DELIVERED).unlink(missing_ok=True)
+        if (self.folder / FETCHED).exists():
+            # The server may have had the run before, with other time stamps: it is asked again.
+            self._write_json(FETCHED, {})
+
     def _offset(self) -> int:
-        offset = self._read_json("delivered.json").get("offset", 0)
-        return offset if type(offset) is int and offset >= 0 else 0  # sent again: it is harmless
+        # Of a damaged mark nothing is known: all is sent again, and MLflow keeps one of each.
+        return offset_in(self._read_json(DELIVERED)) or 0
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:

@@ -24,6 +24,8 @@ from typing import Any
 
 from pipeline.files import atomic_folder, read_object, remove, remove_leftovers, write_atomic
 
+KINDS = ("params", "tags", "artifact", "dataset", "model", "status")  # of what can be delivered
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ class Item:
     """Something to be delivered."""
 
     file: Path
-    kind: str  # of pipeline.mlflow_run.MlflowRun.deliver
+    kind: str  # one of KINDS
     content: dict[str, Any]
 
     def files(self) -> list[Path]:

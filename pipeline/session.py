@@ -26,6 +26,7 @@ from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tracking import tracking_uri
+from pipeline.tracking_marks import read_target
 
 __all__ = ["TrainResult", "evaluate", "resume", "train"]
 
@@ -66,7 +67,7 @@ def _resume(
     run: RunFolder, overrides: Sequence[str], progress: Progress, take_over: bool
 ) -> TrainResult:
     experiment = _overridden(run, overrides, RESUMABLE, "a resumed run")
-    run.read_summary()  # a damaged one is refused before the work, not at its end
+    _check_files(run)
     checkpoint = _newest_checkpoint(run, experiment)
     step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps
     if step > last:
@@ -80,6 +81,12 @@ def _resume(
             with disk_errors(f"{run.config}", _then_resume(run)):
                 write_atomic(run.config, to_yaml(experiment).encode())
             return RunSession(run, experiment, backend, stop, progress, checkpoint, copies).train()
+
+
+def _check_files(run: RunFolder) -> None:
+    """Raise BadInputError for a damaged file before the work, not at its end."""
+    run.read_summary()
+    read_target(run.metrics.parent)
 
 
 def _newest_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint | None:

@@ -25,6 +25,7 @@ from pipeline.session import BASELINES
 from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.tasks.environment_pools import environment_pool
 from pipeline.tracking import Tracker, tracking_uri
+from pipeline.tracking_marks import read_target
 from pipeline.trajectory_worker import TrajectoryWorker
 from pipeline.video import Frame, check_encoder, check_video, write_video
 from pipeline.watching import Place, WatchedEpisode, adapt, find_task
@@ -73,6 +74,7 @@ def watch(run: RunFolder, request: WatchRequest, progress: Progress) -> WatchRes
                 f"run {run.run_id}: task.kind={experiment.task.kind} is nothing to watch; "
                 f"expected a run of {' or '.join(sorted(ENVIRONMENT_KINDS))}"
             )
+        read_target(run.metrics.parent)  # a damaged one is refused before the work
         method = _method(experiment, request.method)
         place = find_task(experiment, request.task)
         output = _output(run, place, method, request.output)

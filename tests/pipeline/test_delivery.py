@@ -9,7 +9,7 @@ from pipeline import delivery
 from pipeline.delivery import Delivery, back_off_s, deliver_until
 from pipeline.mlflow_run import is_refusal
 from pipeline.outbox import Outbox, pending_items
-from tests.pipeline.mlflow_for_tests import run_folder
+from tests.pipeline.mlflow_for_tests import client, run_folder
 
 
 class Turns(threading.Event):
@@ -131,6 +131,23 @@ def test_a_refused_item_does_not_make_the_curves_wait(database, tmp_path):
     turns = Turns(3)
     deliver_until(turns, delivering)
     assert turns.waits == [delivery.DELIVER_EVERY_S] * 3
+    assert delivering.undelivered() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"kind": "tagz", "content": {}}', '{"kind": "tags", "content": []}', '{"kind": "status"}',
+     '{"kind": "status", "content": {}}', '{"kind": "dataset", "content": {"name": 3}}', "{"],
+)  # fmt: skip
+def test_a_damaged_item_does_not_hold_up_those_after_it(database, tmp_path, damaged):
+    delivering = Delivery(run_folder(tmp_path), database, "damaged")
+    outbox = Outbox(delivering.pending_folder)
+    outbox.put("tags", {"first": "1"})
+    outbox.put("tags", {"second": "2"})
+    next(pending_items(delivering.pending_folder)).file.write_text(damaged)
+    assert delivering.deliver() == (0, 1)
+    run = client(database).get_run(delivering.mlflow_run_id)
+    assert run.data.tags["second"] == "2"
     assert delivering.undelivered() == (0, 1)
 
 

@@ -82,6 +82,70 @@ def test_another_store_gets_every_point_from_the_first_on(database, server, tmp_
     assert caplog.text.count(f"in {database} before, and is in {server.uri} from now on") == 1
 
 
+LOST = {
+    "uri": lambda target: target.pop("uri"),
+    "experiment": lambda target: target.update(experiment=None),
+    "tracking_id": lambda target: target.update(tracking_id="nobody's"),
+    "run_id": lambda target: target.update(run_id=3),
+}
+
+
+@pytest.mark.parametrize("key", LOST)
+def test_a_damaged_target_is_refused_and_without_it_the_run_is_a_new_one(database, tmp_path, key):
+    folder = run_folder(tmp_path)
+    first = Tracker(database, "lost", folder)
+    log_steps(first, range(10))
+    assert first.finish("FINISHED") == 0
+    target = folder / "tracking" / "target.json"
+    content = json.loads(target.read_text())
+    LOST[key](content)
+    target.write_text(json.dumps(content))
+    with pytest.raises(BadInputError, match=rf"target\.json: {key} is .*remove it") as error:
+        Tracker(database, "lost", folder)
+    assert "\n" not in str(error.value)
+    target.unlink()
+    second = Tracker(database, "lost", folder)
+    log_steps(second, range(10, 20))
+    assert second.finish("FINISHED") == 0
+    assert second.mlflow_run_id != first.mlflow_run_id
+    assert curve(database, second.mlflow_run_id) == expected_curve(20)
+    assert curve(database, first.mlflow_run_id) == expected_curve(10)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"offset": "7"}', '{"offset": -7}', "{}"])
+def test_a_damaged_mark_of_what_was_sent_costs_nothing_but_sending_it_again(
+    database, tmp_path, content
+):
+    folder = run_folder(tmp_path)
+    first = Tracker(database, "marks", folder)
+    log_steps(first, range(10))
+    assert first.finish("FINISHED") == 0
+    (folder / "tracking" / "delivered.json").write_text(content)
+    second = Tracker(database, "marks", folder)
+    assert second.finish("FINISHED") == 0
+    assert curve(database, first.mlflow_run_id) == expected_curve(10)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"steps": {"train/loss": "4"}}', '{"steps": 4}'])
+def test_what_a_fetched_run_has_in_mlflow_is_not_sent_again_whatever_came_in_between(
+    database, server, tmp_path, content
+):
+    folder = run_folder(tmp_path)
+    first = Tracker(database, "fetched", folder)
+    log_steps(first, range(5))
+    assert first.finish("FINISHED") == 0
+    # As a copy that was made before the first point, fetched and gone on with.
+    (folder / "tracking" / "metrics.jsonl").unlink()
+    (folder / "tracking" / "delivered.json").unlink()
+    (folder / "tracking" / "fetched.json").write_text(content)
+    for uri, last in ((database, 7), (server.uri, 9), (database, 11)):
+        tracker = Tracker(uri, "fetched", folder)
+        log_steps(tracker, range(last))
+        assert tracker.finish("FINISHED", timeout_s=120) == 0
+        assert curve(uri, tracker.mlflow_run_id) == expected_curve(last)
+    assert tracker.mlflow_run_id == first.mlflow_run_id
+
+
 SECRET = "http://user:p@ss/word@127.0.0.1:9/path"
 
 
