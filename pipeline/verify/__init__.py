@@ -5,7 +5,7 @@
     curves.py         log.py                                the local metric log
     rows.py           partitions.py    in_flight.py         rows of inner steps
     trajectories.py   expected.py      figures.py           rows against counters and curves
-    tracking.py       stored.py                             the log against MLflow
+    tracking.py       stored.py    points.py                the log against MLflow
     run.py            all of them in order
 
 A check is a generator of problems, a line each. What a process that died may leave behind is no

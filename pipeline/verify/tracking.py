@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
 from pipeline.files import read_object
+from pipeline.outbox import KINDS
 from pipeline.redaction import redact
 from pipeline.resumable import RESUMABLE
 from pipeline.runs import home
 from pipeline.tracking import params_as_texts, tracking_uri
+from pipeline.tracking_marks import (
+    DELIVERED,
+    FETCHED,
+    TARGET,
+    offset_in,
+    steps_in,
+    wrong_in_target,
+)
 from pipeline.verify.curves import Curve, Log
+from pipeline.verify.log import ALWAYS, ALWAYS_ASYNC, LIVE
+from pipeline.verify.points import Before, differences
 from pipeline.verify.report import Report, few, ranges
 from pipeline.verify.stored import NoAnswerError, NotInMlflowError, Stored, fetch
 from pipeline.verify.subject import Subject, entries
@@ -35,34 +46,47 @@ class Target:
     run_id: str = ""  # empty: MLflow never answered
     tracking_id: str = ""
     delivered: int = 0  # bytes of metrics.jsonl
+    before: Before = field(default_factory=lambda: Before({}))  # {}: it was not fetched
 
 
 def read_target(subject: Subject, report: Report) -> Target:
-    """Return what target.json and delivered.json say; problems, if they are damaged."""
+    """Return what the marks in tracking/ say; problems, if they are damaged."""
     found: dict[str, Any] = {}
     report.take(FOLDER, _target_problems(subject, found))
     return Target(**found)
 
 
 def _target_problems(subject: Subject, found: dict[str, Any]) -> Iterator[str]:
-    kinds = {"uri": str, "run_id": str, "tracking_id": str, "offset": int}
-    for name, keys in {
-        "target.json": ("uri", "run_id", "tracking_id"),
-        "delivered.json": ("offset",),
-    }.items():
-        try:
-            content = read_object(subject.run.path / FOLDER / name)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            yield f"{FOLDER}/{name}: {error}"
-            continue
-        for key in keys:
-            value = content.get(key)
-            if type(value) is kinds[key]:
-                found["delivered" if key == "offset" else key] = value
-            elif not (key == "run_id" and value is None):
-                yield f"{FOLDER}/{name}: {key} is {value!r:.40}"
+    target = yield from _object(subject, TARGET)
+    for wrong in wrong_in_target(target) if target is not None else ():
+        yield f"{FOLDER}/{TARGET}: {wrong}"
+    for key in ("uri", "run_id", "tracking_id"):
+        if isinstance(value := (target or {}).get(key), str):
+            found[key] = value
+    delivered = yield from _object(subject, DELIVERED)
+    if delivered is not None:
+        found["delivered"] = offset_in(delivered) or 0
+        if offset_in(delivered) is None:
+            yield f"{FOLDER}/{DELIVERED}: offset is {delivered.get('offset')!r:.40}"
+        elif not (subject.run.path / FOLDER / TARGET).exists():
+            yield f"{FOLDER}/{TARGET}: is missing, and {found['delivered']} bytes were sent"
+    fetched = yield from _object(subject, FETCHED)
+    if fetched is not None:
+        steps = steps_in(fetched)
+        found["before"] = Before(steps or {}, is_known=steps is not None)
+        if steps is None and fetched:
+            yield f"{FOLDER}/{FETCHED}: steps is {fetched.get('steps')!r:.40}"
+
+
+def _object(subject: Subject, name: str) -> Generator[str, None, dict[str, Any] | None]:
+    """Return the content of a mark; None if there is none, with a problem if it is damaged."""
+    try:
+        return read_object(subject.run.path / FOLDER / name)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        yield f"{FOLDER}/{name}: {error}"
+        return None
 
 
 def ask_mlflow(subject: Subject, target: Target, timeout_s: float, report: Report) -> Stored | None:
@@ -78,7 +102,11 @@ def ask_mlflow(subject: Subject, target: Target, timeout_s: float, report: Repor
     except NoAnswerError as error:
         report.skip(f"MLflow at {shown}: {error}")
     except NotInMlflowError:
-        report.take("MLflow", [f"MLflow at {shown} has no run {target.run_id}"])
+        line = f"MLflow at {shown} has no run {target.run_id}"
+        if target.before.is_known:
+            report.take("MLflow", [line])
+        else:  # its store may have gone with the machine
+            report.note(f"{line}; it gets one when the run is gone on with")
     return None
 
 
@@ -118,7 +146,7 @@ def check_stored(
         return
     for name in ("mlflow_points", "mlflow_missing", "mlflow_duplicates", "mlflow_waiting"):
         report.checked[name] = 0
-    report.take("MLflow", few(_curve_problems(log, stored, report), "MLflow"))
+    report.take("MLflow", few(_curve_problems(subject, target, log, stored, report), "MLflow"))
     if subject.experiment is not None:
         report.take("MLflow", few(_param_problems(subject.experiment, stored), "config.yaml"))
     has_ended = subject.is_finished and stored.run.status == "FINISHED"
@@ -126,24 +154,39 @@ def check_stored(
         report.note(f"MLflow: the run's status is {stored.run.status}, and it is {subject.state}")
 
 
-def _curve_problems(log: Log, stored: Stored, report: Report) -> Iterator[str]:
+def _curve_problems(
+    subject: Subject, target: Target, log: Log, stored: Stored, report: Report
+) -> Iterator[str]:
+    before: set[int] = set()
     for key in sorted(log.curves.keys() | stored.curves.keys()):
         if key.startswith(NOT_OURS) and key not in log.curves:
             continue
-        ours, theirs = log.curves.get(key, Curve()), stored.curves.get(key, Curve()).points()
-        missing = ours.points(0, ours.num_delivered) - theirs
-        other = theirs - ours.points()
-        duplicates = len(theirs) - len({step for step, _, _ in theirs})
-        report.checked["mlflow_points"] += len(theirs)
-        report.checked["mlflow_missing"] += len(missing)
-        report.checked["mlflow_duplicates"] += duplicates
-        report.checked["mlflow_waiting"] += len(ours.points(ours.num_delivered) - theirs)
-        if missing:
-            yield f"MLflow: {key}: no point of step {_steps(missing)}, which was sent"
-        if duplicates:
-            yield f"MLflow: {key}: {duplicates} steps have more than one point"
-        if other:
-            yield f"MLflow: {key}: a point of step {_steps(other)} that is not in metrics.jsonl"
+        ours, theirs = log.curves.get(key, Curve()), stored.curves.get(key, Curve())
+        found = differences(ours, theirs, target.before.newest(key), _is_repeated(subject, key))
+        before |= found.before
+        report.checked["mlflow_points"] += len(theirs.points())
+        report.checked["mlflow_missing"] += len(found.missing)
+        report.checked["mlflow_duplicates"] += len(found.twice)
+        report.checked["mlflow_waiting"] += found.waiting
+        if found.missing:
+            yield f"MLflow: {key}: no point of step {_steps(found.missing)}, which was sent"
+        if found.twice:
+            yield f"MLflow: {key}: {len(found.twice)} steps have more than one point"
+        if found.other:
+            steps = _steps(found.other)
+            yield f"MLflow: {key}: a point of step {steps} that is not in metrics.jsonl"
+    if before:
+        report.note(
+            f"MLflow: has points of steps {_steps(before)}, taken before the run was fetched from "
+            "a copy, that are not in metrics.jsonl"
+        )
+
+
+def _is_repeated(subject: Subject, key: str) -> bool:
+    """Whether a metric has a point of the same steps when those are taken again."""
+    if key in ALWAYS + ALWAYS_ASYNC:
+        return True
+    return not key.startswith(LIVE) and not subject.may_differ_when_repeated
 
 
 def _param_problems(experiment: Experiment, stored: Stored) -> Iterator[str]:
@@ -154,8 +197,8 @@ def _param_problems(experiment: Experiment, stored: Stored) -> Iterator[str]:
             yield f"config.yaml: {key} is {value!r:.80}, and in MLflow {first!r:.80}"
 
 
-def _steps(points: set[tuple[int, float, int]]) -> str:
-    return ranges(sorted({step for step, _, _ in points}))
+def _steps(steps: set[int]) -> str:
+    return ranges(sorted(steps))
 
 
 def check_outbox(subject: Subject, report: Report) -> None:
@@ -181,5 +224,5 @@ def _item_problems(subject: Subject, report: Report) -> Iterator[str]:
             yield f"{subject.name(path)}: {error}; it will not be sent"
             continue
         report.checked["outbox_items"] += 1
-        if not isinstance(item.get("kind"), str) or not isinstance(item.get("content"), dict):
+        if item.get("kind") not in KINDS or not isinstance(item.get("content"), dict):
             yield f"{subject.name(path)}: is no item of the outbox; it will not be sent"

@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline.copy_lineage import read_manifests
+from pipeline.runs import RunFolder
 from pipeline.storage import Storage, below
 from pipeline.trajectories import read_trajectories
+from pipeline.verify import verify_run
 from tests.jobs.test_interruption import OUTERLOOP, TINY, answer, points
 from tests.pipeline.storage_for_tests import CREDENTIALS, needs_moto, s3  # noqa: F401
 from tests.processes import wait_until
@@ -108,6 +110,9 @@ def test_a_lost_machine_changes_no_bit_of_the_result_and_no_point_of_the_curves(
         assert curves[key] == undisturbed[key], key
     for key, curve in curves.items():
         assert len({step for step, _ in curve}) == len(curve), key
+    verdict = verify_run(RunFolder(Path(ours["run_dir"])))
+    assert (verdict.report.problems, verdict.state) == ([], "finished")
+    assert verdict.report.checked["mlflow_waiting"] == 0
     assert newest_copy(place) == LAST
     log = (Path(ours["run_dir"]) / "log.txt").read_text()
     assert len(re.findall("INFO command:", log)) == 2

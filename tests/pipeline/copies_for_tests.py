@@ -18,6 +18,7 @@ from pipeline.progress import SilentProgress
 from pipeline.runs import RunFolder
 from pipeline.storage import below
 from pipeline.trajectories import read_trajectories
+from pipeline.verify import verify_run
 from tests.pipeline.mlflow_for_tests import client
 from tests.pipeline.runs_for_tests import parameters, tiny
 
@@ -98,6 +99,10 @@ def assert_whole(result, undisturbed: RunFolder, tracking: str, last: int = STEP
     assert kept[0] == kept[1]
     in_mlflow = client(tracking).get_metric_history(result.mlflow_run_id, "train/loss")
     assert [point.step for point in in_mlflow] == list(range(1, last + 1))
+    verdict = verify_run(run)
+    assert verdict.report.problems == []
+    assert verdict.state == "finished"
+    assert verdict.report.checked["mlflow_waiting"] == 0
 
 
 def points(run: RunFolder) -> list[tuple[str, int, float]]:

@@ -189,3 +189,69 @@ def test_a_run_that_never_reached_mlflow_has_no_problem(stored):
     report = verify_run(run).report
     assert report.problems == []
     assert report.not_checked[0] == "MLflow: the run has not been there yet"
+
+
+def fetched(run, content) -> None:
+    """Make of the run one that was fetched from a copy, and gone on with since."""
+    (run.path / "tracking" / "fetched.json").write_text(json.dumps(content))
+
+
+OTHERWISE = "UPDATE metrics SET timestamp = timestamp + 1, value = value + 1"
+NEXT_STEP = (
+    "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) SELECT key, value, "
+    "timestamp, run_uuid, step + 1, is_nan FROM metrics WHERE key = 'train/loss' AND step = 4 AND "
+    "run_uuid = ?"
+)
+
+
+@pytest.mark.parametrize("content", [{"steps": {"train/loss": 3}}, {}])
+def test_of_steps_before_it_was_fetched_mlflow_keeps_the_points_of_the_first_time(stored, content):
+    run, store, run_id = stored
+    change(store, f"{OTHERWISE} {WHERE.replace('= 2', '<= 3')}", (run_id,))
+    assert verify_run(run).report.problems != []
+    fetched(run, content)
+    report = verify_run(run).report
+    assert report.problems == []
+    assert report.checked["mlflow_missing"] == report.checked["mlflow_waiting"] == 0
+    change(store, f"DELETE FROM metrics {WHERE}", (run_id,))
+    assert verify_run(run).report.problems == [
+        "MLflow: train/loss: no point of step 2, which was sent"
+    ]
+
+
+def test_steps_that_were_not_taken_again_since_a_run_was_fetched_are_a_note(stored):
+    run, store, run_id = stored
+    change(store, NEXT_STEP, (run_id,))
+    fetched(run, {"steps": {"train/loss": 5}})
+    report = verify_run(run).report
+    assert report.problems == []
+    assert report.notes[-1].startswith("MLflow: has points of steps 5, taken before the run was")
+    fetched(run, {"steps": {"train/loss": 4}})
+    (problem,) = verify_run(run).report.problems
+    assert problem == "MLflow: train/loss: a point of step 5 that is not in metrics.jsonl"
+
+
+def test_steps_after_a_run_was_fetched_are_compared_as_ever(stored):
+    run, store, run_id = stored
+    fetched(run, {"steps": {"train/loss": 2}})
+    change(store, f"{OTHERWISE} {WHERE.replace('= 2', '= 3')}", (run_id,))
+    first, second = verify_run(run).report.problems
+    assert first == "MLflow: train/loss: no point of step 3, which was sent"
+    assert second == "MLflow: train/loss: a point of step 3 that is not in metrics.jsonl"
+
+
+@pytest.mark.parametrize("steps", [3, [3], {"train/loss": "3"}, {"train/loss": True}, None])
+def test_a_mark_of_what_mlflow_had_that_is_damaged_is_named(stored, steps):
+    run = stored[0]
+    fetched(run, {"steps": steps})
+    (problem,) = verify_run(run).report.problems
+    assert problem.startswith("tracking/fetched.json: steps is ")
+
+
+def test_a_fetched_run_whose_store_went_with_the_machine_gets_another(stored):
+    run, _, _ = stored
+    edit_json(run.path / "tracking" / "target.json", lambda t: t.update(run_id="0" * 32))
+    fetched(run, {})
+    report = verify_run(run).report
+    assert report.problems == []
+    assert "gets one when the run is gone on with" in report.notes[-1]
