@@ -33,11 +33,15 @@ def read_summary(run: RunFolder, report: Report) -> dict[str, Any] | None:
 
 def check_summary(subject: Subject, report: Report) -> None:
     """Compare it with the newest checkpoint, unless the run has gone on since it was written."""
-    if subject.summary is None or subject.newest is None:
+    if subject.summary is None:
         return
     counts = subject.summary.get("counts")
     steps = counts.get("outer_steps") if isinstance(counts, dict) else None
-    if subject.is_live:
+    if subject.newest is None:
+        if steps != 0 and not subject.is_live:
+            line = f"summary.json: is of outer step {steps!r:.40}, and no checkpoint is sound"
+            report.take("summary.json", [line])
+    elif subject.is_live:
         report.skip("summary.json against the newest checkpoint: the run is under way")
     elif isinstance(steps, int) and steps < subject.newest.step:
         report.note(f"summary.json is of outer step {steps}, before the run was gone on with")

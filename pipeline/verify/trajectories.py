@@ -81,6 +81,11 @@ def _gaps(subject: Subject, found: list[int]) -> Iterator[str]:
         yield f"{NAME}: a partition of meta_step {ranges(beyond)}, but the run ended before it"
     elif beyond != list(range(steps, steps + len(beyond))):
         yield f"{NAME}: no partition of a meta_step before {beyond[-1]}"
+    elif subject.experiment and len(beyond) > (every := subject.experiment.checkpoint.every):
+        yield (
+            f"{NAME}: partitions of {len(beyond)} outer steps after the newest sound checkpoint, "
+            f"where one is written every {every}: a checkpoint is missing"
+        )
 
 
 def _each(

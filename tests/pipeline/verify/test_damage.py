@@ -56,7 +56,9 @@ def test_damaged_file_is_named(run, name, said, damage):
 @pytest.mark.parametrize(("name", "said"), TEXTS.items())
 def test_text_that_is_cut_off_is_named(run, name, said):
     truncate(run.path / name)
-    if name == "config.yaml":  # still an experiment, but not that of the rows
+    if name == "config.yaml":  # at a line's end: still an experiment, but not that of the rows
+        whole, _, _ = run.config.read_bytes().rpartition(b"\n")
+        run.config.write_bytes(whole + b"\n")
         assert "config.yaml: not as this version writes it" in verify_run(run, 0).report.notes[0]
         said = ""
     assert_named(run, said)
@@ -236,6 +238,47 @@ def test_checkpoints_of_other_versions_and_names_are_named(run):
     shutil.rmtree(run.checkpoints / "step-000002")
     notes = verify_run(run, 0).report.notes
     assert "checkpoints: only the newest is there" in notes[0]
+
+
+def test_a_run_that_has_lost_every_checkpoint_is_named(run):
+    shutil.rmtree(run.checkpoints)
+    assert_named(
+        run,
+        "summary.json: is of outer step 4, and no checkpoint is sound",
+        "partitions of 4 outer steps after the newest sound checkpoint, where one is written "
+        "every 1: a checkpoint is missing",
+    )
+    run.summary.unlink()
+    assert len(problems(run)) == 1
+
+
+def test_a_run_that_has_lost_its_newest_checkpoint_is_named(in_flight, copy):
+    run = copy(in_flight)
+    (newest,) = run.checkpoints.glob("step-*")
+    assert problems(run) == []
+    shutil.rmtree(newest)
+    assert problems(run) == []  # it died before the next one: this may be the first
+    shutil.copytree(run.trajectories / "meta_step=000000", run.trajectories / "meta_step=000001")
+    assert_named(run, "a checkpoint is missing")
+
+
+TARGET = {
+    "without server": (lambda t: t.pop("uri"), "uri is None"),
+    "without experiment": (lambda t: t.pop("experiment"), "experiment is None"),
+    "a run that is none": (lambda t: t.update(run_id=7), "run_id is 7"),
+    "an id of another kind": (lambda t: t.update(tracking_id="' or 1"), "tracking_id is \"' or 1"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), TARGET.values(), ids=list(TARGET))
+def test_a_target_that_lacks_something_is_named(run, change, said):
+    edit_json(run.path / "tracking" / "target.json", change)
+    assert_named(run, f"tracking/target.json: {said}")
+
+
+def test_a_target_that_is_lost_is_named(run):
+    (run.path / "tracking" / "target.json").unlink()
+    assert_named(run, "tracking/target.json: is missing, and ")
 
 
 def test_the_best_by_validation_is_kept(runs, copy):
