@@ -42,6 +42,11 @@ Overrides = Annotated[
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Run id, its beginning, a folder, or a copy's address.")
 ]
+RunHere = Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a folder.")]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Go on even if the run is at work, or went on, elsewhere."),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,12 +82,7 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on from the run's last good checkpoint.")
     ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over", help="Go on even if the run is at work, or went on, elsewhere."
-        ),
-    ] = False,
+    take_over: TakeOver = False,
 ) -> Result:
     """Meta-train, then meta-test on held-out tasks."""
     from jobs import commands
@@ -106,12 +106,13 @@ def evaluate(
     baselines: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="In place of the experiment's own.")
     ] = None,
+    take_over: TakeOver = False,
 ) -> Result:
     """Meta-test a run on its held-out tasks, beside its baselines; with KEY=VALUE another test."""
     from jobs import commands
 
     names = None if baselines is None else tuple(name for name in baselines.split(",") if name)
-    return commands.evaluate(context.obj, run, names, overrides or [])
+    return commands.evaluate(context.obj, run, names, overrides or [], take_over)
 
 
 @app.command()
@@ -158,7 +159,7 @@ def compare(
 @app.command()
 def watch(
     context: typer.Context,
-    run: RunName,
+    run: RunHere,
     game: Annotated[
         str,
         typer.Option("--game", "--task", metavar="NAME", help="Any game; control: e.g. test-0."),
@@ -185,7 +186,7 @@ def watch(
 @app.command()
 def verify(
     context: typer.Context,
-    run: RunName,
+    run: RunHere,
     mlflow_timeout: Annotated[
         int,
         typer.Option(

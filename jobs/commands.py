@@ -41,12 +41,16 @@ def resume(console: Console, run: str, overrides: list[str], take_over: bool = F
 
 
 def evaluate(
-    console: Console, run: str, baselines: tuple[str, ...] | None, overrides: list[str]
+    console: Console,
+    run: str,
+    baselines: tuple[str, ...] | None,
+    overrides: list[str],
+    take_over: bool = False,
 ) -> Result:
-    """Meta-test the run."""
+    """Meta-test the run, or its copy."""
     with shown(console) as progress:
-        folder = open_run(run, progress)
-        evaluation, plot = session.evaluate(folder, baselines, progress, overrides)
+        folder = open_run(run, progress, take_over=take_over)
+        evaluation, plot = session.evaluate(folder, baselines, progress, overrides, take_over)
     _show(console, evaluation)
     _look(console, run=folder.path, plot=plot)
     methods = evaluation.summary()

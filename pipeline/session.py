@@ -108,22 +108,28 @@ def evaluate(
     baselines: Sequence[str] | None,
     progress: Progress,
     overrides: Sequence[str] = (),
+    take_over: bool = False,
 ) -> tuple[Evaluation, Path]:
     """Meta-test the run's last good checkpoint against `baselines` (its experiment's, if None).
 
     `overrides` of TESTABLE keys make another test of it, e.g. with more ways: its result lies in a
     folder of its own within the run's `evaluation/`, and the run's own test stays as it is.
+    `take_over` as of `resume`.
     """
     with run.locked():
-        return _evaluate(run, baselines, progress, overrides)
+        return _evaluate(run, baselines, progress, overrides, take_over)
 
 
 def _evaluate(
-    run: RunFolder, baselines: Sequence[str] | None, progress: Progress, overrides: Sequence[str]
+    run: RunFolder,
+    baselines: Sequence[str] | None,
+    progress: Progress,
+    overrides: Sequence[str],
+    take_over: bool,
 ) -> tuple[Evaluation, Path]:
     kept = _as_trained(run, overrides)
     experiment = _overridden(run, overrides, TESTABLE, "a meta-test", kept)
-    run.read_summary()  # a damaged one is refused before the work, not at its end
+    _check_files(run)
     checkpoint = _newest_checkpoint(run, experiment)
     if checkpoint is None:
         raise BadInputError(
@@ -133,7 +139,7 @@ def _evaluate(
     check_baselines(baselines)
     start = Start(run.checkpoints, checkpoint.step)
     with (
-        copying(run, experiment, checkpoint.step) as copies,
+        copying(run, experiment, checkpoint.step, take_over) as copies,
         _listening(experiment, start, progress) as (backend, stop),
     ):
         session = RunSession(run, experiment, backend, stop, progress, checkpoint, copies)
