@@ -73,6 +73,7 @@ class Delivery:
         self._confirm = confirm
         self._left = ""  # the address where the run was tracked before, if it is another one
         self._target = self._load_target(uri, experiment)
+        self._check_mark()
         self._run: MlflowRun | None = None
         self._there: dict[str, int] = {}  # newest steps that MLflow had of a fetched run
         self._refused_at: dict[str, float] = {}  # name of an item → monotonic time
@@ -212,6 +213,12 @@ class Delivery:
         if (self.folder / FETCHED).exists():
             # The server may have had the run before, with other time stamps: it is asked again.
             self._write_json(FETCHED, {})
+
+    def _check_mark(self) -> None:
+        """Send all again if the log became shorter: what is added to it now was never sent."""
+        size = self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
+        if self._offset() > size:
+            (self.folder / DELIVERED).unlink(missing_ok=True)
 
     def _offset(self) -> int:
         # Of a damaged mark nothing is known: all is sent again, and MLflow keeps one of each.

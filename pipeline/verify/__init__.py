@@ -6,6 +6,7 @@
     rows.py           partitions.py    in_flight.py         rows of inner steps
     trajectories.py   expected.py      figures.py           rows against counters and curves
     tracking.py       stored.py    points.py                the log against MLflow
+    lineage.py                                              which copies the run has part in
     run.py            all of them in order
 
 A check is a generator of problems, a line each. What a process that died may leave behind is no

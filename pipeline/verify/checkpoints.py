@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,13 @@ from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.files import read_object
 from pipeline.runs import RunFolder
+from pipeline.verify.curves import Curve
 from pipeline.verify.report import Report
 from pipeline.verify.subject import Newest, Subject
 
 REMOVED_WITHIN_S = 3.0
+SCORES = ("accuracy", "loss")  # that a validation is judged by: the first that there is
+CLOSE = 1e-9  # relative
 
 
 def check_checkpoints(run: RunFolder, is_live: bool, report: Report) -> Newest | None:
@@ -49,6 +52,31 @@ def check_kept(subject: Subject, report: Report) -> None:
         )
     if num_other == 1 and subject.steps > subject.experiment.checkpoint.every:
         report.note("checkpoints: only the newest is there, and none before it to fall back on")
+
+
+def check_best(subject: Subject, curves: Mapping[str, Curve], report: Report) -> None:
+    """Check that the best by validation did as well as is on record."""
+    if not subject.may_differ_when_repeated:
+        report.take(f"checkpoints/{VALIDATION}", _score_problems(subject, curves))
+
+
+def _score_problems(subject: Subject, curves: Mapping[str, Curve]) -> Iterator[str]:
+    try:
+        best = read_object(subject.run.checkpoints / VALIDATION).get("best")
+    except (FileNotFoundError, ValueError):  # a problem already
+        return
+    step, score = (best.get("step"), best.get("score")) if isinstance(best, dict) else (None, None)
+    if not isinstance(step, int):
+        return
+    accuracy, loss = (curves.get(f"eval/val/{name}", Curve()).at(step) for name in SCORES)
+    logged = accuracy[0] if accuracy else -loss[0] if loss else None
+    if logged is not None and (
+        not isinstance(score, float) or not math.isclose(score, logged, rel_tol=CLOSE)
+    ):
+        yield (
+            f"checkpoints/{VALIDATION}: score is {score!r:.40}, and {logged!r} was logged of outer "
+            f"step {step}"
+        )
 
 
 def _problems(run: RunFolder, step: int, is_live: bool, found: list[Newest]) -> Iterator[str]:

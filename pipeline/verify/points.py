@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.verify.curves import Curve
 
@@ -20,7 +20,8 @@ class Before:
     that is not bitwise the same, other values): MLflow keeps the points of the first time.
     """
 
-    steps: Mapping[str, int]  # the newest of each metric
+    was_fetched: bool = False
+    steps: Mapping[str, int] = field(default_factory=dict)  # the newest of each metric
     is_known: bool = True  # False: MLflow has not answered since
 
     def newest(self, key: str) -> float:
@@ -36,6 +37,7 @@ class Differences:
     twice: set[int]  # there with several points
     other: set[int]  # of points that are there and not in the log
     before: set[int]  # there of before the run was fetched, and not in the log
+    lost: float | None  # the newest that was there before the run was fetched, and is not now
     waiting: int  # points that are still to be sent
 
 
@@ -59,6 +61,7 @@ def differences(ours: Curve, theirs: Curve, before: float, is_needed: bool) -> D
         twice=_twice(there),
         other={step for step, _, _ in only_there if step > before},
         before={step for step, _, _ in only_there if step <= before} - our_steps,
+        lost=before if max(steps_there, default=-math.inf) < before < math.inf else None,
         waiting=sum(map(is_absent, all_ours - sent)),
     )
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pipeline.config import to_yaml
 from pipeline.errors import BadInputError
 from pipeline.runs import RunFolder
-from pipeline.verify.checkpoints import check_checkpoints, check_kept
+from pipeline.verify.checkpoints import check_best, check_checkpoints, check_kept
 from pipeline.verify.evaluation import check_evaluations
 from pipeline.verify.in_flight import check_in_flight
+from pipeline.verify.lineage import check_lineage
 from pipeline.verify.log import check_log, load_log
 from pipeline.verify.report import Report
 from pipeline.verify.stored import Stored
@@ -71,6 +72,7 @@ def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
         check_evaluations(subject, report)
     with report.safely("in_flight"):
         check_in_flight(subject, report)
+    check_lineage(subject, report)
     with report.safely("leftovers"):
         _check_leftovers(subject, report)
     report.skip(NEVER_CHECKED)
@@ -84,6 +86,7 @@ def _check_tracking(subject: Subject, mlflow_timeout_s: float, report: Report) -
     stored = ask_mlflow(subject, target, mlflow_timeout_s, report)
     log = load_log(subject.run.metrics, target.delivered, report)
     check_log(subject, log, report)
+    check_best(subject, log.curves, report)
     check_delivered(target, log, report)
     if stored is not None:
         check_stored(subject, target, log, stored, report)

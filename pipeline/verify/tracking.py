@@ -46,7 +46,7 @@ class Target:
     run_id: str = ""  # empty: MLflow never answered
     tracking_id: str = ""
     delivered: int = 0  # bytes of metrics.jsonl
-    before: Before = field(default_factory=lambda: Before({}))  # {}: it was not fetched
+    before: Before = field(default_factory=Before)
 
 
 def read_target(subject: Subject, report: Report) -> Target:
@@ -73,7 +73,7 @@ def _target_problems(subject: Subject, found: dict[str, Any]) -> Iterator[str]:
     fetched = yield from _object(subject, FETCHED)
     if fetched is not None:
         steps = steps_in(fetched)
-        found["before"] = Before(steps or {}, is_known=steps is not None)
+        found["before"] = Before(True, steps or {}, is_known=steps is not None)
         if steps is None and fetched:
             yield f"{FOLDER}/{FETCHED}: steps is {fetched.get('steps')!r:.40}"
 
@@ -149,6 +149,11 @@ def check_stored(
     report.take("MLflow", few(_curve_problems(subject, target, log, stored, report), "MLflow"))
     if subject.experiment is not None:
         report.take("MLflow", few(_param_problems(subject.experiment, stored), "config.yaml"))
+    is_done = stored.run.status == "FINISHED" and not subject.is_live
+    if is_done and not subject.run.summary.exists() and not target.before.was_fetched:
+        report.problems.append(
+            "summary.json: is missing, and by MLflow the run has come to its end"
+        )
     has_ended = subject.is_finished and stored.run.status == "FINISHED"
     if not has_ended and not (subject.is_live and stored.run.status == "RUNNING"):
         report.note(f"MLflow: the run's status is {stored.run.status}, and it is {subject.state}")
@@ -158,16 +163,18 @@ def _curve_problems(
     subject: Subject, target: Target, log: Log, stored: Stored, report: Report
 ) -> Iterator[str]:
     before: set[int] = set()
-    for key in sorted(log.curves.keys() | stored.curves.keys()):
+    for key in sorted(log.curves.keys() | stored.curves.keys() | target.before.steps.keys()):
         if key.startswith(NOT_OURS) and key not in log.curves:
             continue
         ours, theirs = log.curves.get(key, Curve()), stored.curves.get(key, Curve())
         found = differences(ours, theirs, target.before.newest(key), _is_repeated(subject, key))
-        before |= found.before
+        before |= found.before if not key.startswith(LIVE) else set()
         report.checked["mlflow_points"] += len(theirs.points())
         report.checked["mlflow_missing"] += len(found.missing)
         report.checked["mlflow_duplicates"] += len(found.twice)
         report.checked["mlflow_waiting"] += found.waiting
+        if found.lost is not None:
+            yield f"MLflow: {key}: no point of step {found.lost} any more, by {FETCHED}"
         if found.missing:
             yield f"MLflow: {key}: no point of step {_steps(found.missing)}, which was sent"
         if found.twice:

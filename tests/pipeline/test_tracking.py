@@ -126,6 +126,20 @@ def test_a_damaged_mark_of_what_was_sent_costs_nothing_but_sending_it_again(
     assert curve(database, first.mlflow_run_id) == expected_curve(10)
 
 
+@pytest.mark.parametrize("num_bytes", [1, 10, 300])
+def test_a_log_that_became_shorter_has_what_is_added_to_it_sent(database, tmp_path, num_bytes):
+    folder = run_folder(tmp_path)
+    first = Tracker(database, "shorter", folder)
+    log_steps(first, range(10))
+    assert first.finish("FINISHED") == 0
+    log = folder / "tracking" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-num_bytes])
+    second = Tracker(database, "shorter", folder)
+    log_steps(second, range(10, 20))
+    assert second.finish("FINISHED") == 0
+    assert curve(database, first.mlflow_run_id) == expected_curve(20)
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", '{"steps": {"train/loss": "4"}}', '{"steps": 4}'])
 def test_what_a_fetched_run_has_in_mlflow_is_not_sent_again_whatever_came_in_between(
     database, server, tmp_path, content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -285,6 +286,8 @@ def test_the_best_by_validation_is_kept(runs, copy):
     run = copy(runs("episodes"))
     edit_json(run.checkpoints / "validation.json", lambda v: v["best"].update(step=77))
     assert_named(run, "outer step 77 did best, and its checkpoint is not there")
+    edit_json(run.checkpoints / "validation.json", lambda v: v["best"].update(step=4, score=7.5))
+    assert_named(run, "score is 7.5, and ")
     (run.checkpoints / "validation.json").write_text("[]")
     assert_named(run, "checkpoints/validation.json: is no JSON object")
 
@@ -349,6 +352,19 @@ def test_rows_of_a_task_under_way_are_those_that_the_name_says(in_flight, copy):
 def test_a_task_that_is_on_record_is_not_under_way_in_a_finished_run(run, in_flight):
     shutil.copytree(in_flight.in_flight, run.in_flight, dirs_exist_ok=True)
     assert_named(run, "its task is on record")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "is no JSON"), ('{"number": "8"}', "number is '8'"), ("{}", "writers is None"),
+     ('{"number": 8, "writers": [], "damaged": [7]}', "damaged is [7]")],
+)  # fmt: skip
+def test_what_says_which_copies_the_run_has_part_in_is_checked(run, content, said):
+    sound = {"number": 8, "writers": ["0" * 16], "damaged": []}
+    (run.path / ".copied.json").write_text(json.dumps(sound))
+    assert problems(run) == []
+    (run.path / ".copied.json").write_text(content)
+    assert_named(run, f".copied.json: {said}")
 
 
 def test_what_a_process_left_half_written_is_no_problem(run):

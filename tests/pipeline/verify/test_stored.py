@@ -231,6 +231,24 @@ def test_steps_that_were_not_taken_again_since_a_run_was_fetched_are_a_note(stor
     assert problem == "MLflow: train/loss: a point of step 5 that is not in metrics.jsonl"
 
 
+def test_points_that_mlflow_had_when_a_run_was_fetched_are_there(stored):
+    run, _, _ = stored
+    fetched(run, {"steps": {"train/loss": 9, "gone": 2, "eval/test/auc": 4}})
+    assert verify_run(run).report.problems == [
+        "MLflow: gone: no point of step 2 any more, by fetched.json",
+        "MLflow: train/loss: no point of step 9 any more, by fetched.json",
+    ]
+
+
+def test_a_summary_that_is_missing_though_the_run_came_to_its_end_is_named(stored):
+    run, _, _ = stored
+    run.summary.unlink()
+    (problem,) = verify_run(run).report.problems
+    assert problem == "summary.json: is missing, and by MLflow the run has come to its end"
+    fetched(run, {})  # from a copy that was made before
+    assert verify_run(run).report.problems == []
+
+
 def test_steps_after_a_run_was_fetched_are_compared_as_ever(stored):
     run, store, run_id = stored
     fetched(run, {"steps": {"train/loss": 2}})
