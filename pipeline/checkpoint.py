@@ -164,7 +164,7 @@ class CheckpointStore:
         try:
             manifest = verify(folder)
             if manifest.step != step:
-                raise DamagedCheckpointError(f"it is of outer step {manifest.step}")
+                raise DamagedCheckpointError(f"its manifest is that of outer step {manifest.step}")
             params, optimizer = read_vectors(folder, manifest.shards)
         except OSError as error:
             raise DamagedCheckpointError(str(error)) from None

@@ -89,9 +89,6 @@ def _problems(run: RunFolder, step: int, is_live: bool, found: list[Newest]) -> 
         if not (is_live and _goes(folder)):
             yield f"{name}: {error}"
         return
-    if checkpoint.step != step:
-        yield f"{name}: its manifest is that of outer step {checkpoint.step}"
-        return
     arrays = {"parameters": checkpoint.params, **checkpoint.optimizer}
     for part, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

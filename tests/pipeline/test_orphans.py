@@ -34,6 +34,8 @@ def test_a_stopped_actor_of_a_dead_run_is_ended_and_one_at_work_is_not(caplog):
         worker.suspend()
         assert end_orphans() == 0
         assert worker.status() == psutil.STATUS_STOPPED
+        raylet = next(one for one in worker.parents() if one.name() == "raylet")
+        raylet.kill()  # or it might have the time to end it
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
         wait_until(lambda: not alive(aggregator))  # it ends by itself
