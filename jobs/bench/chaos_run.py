@@ -70,7 +70,7 @@ class ChaosRun:
             self._driver.end()
 
     def _until_end(self, max_faults: int, kinds: list[str], mean_wait_s: float) -> Outcome:
-        begun, faults = time.monotonic(), self.outcome.faults
+        begun, faults, kind = time.monotonic(), self.outcome.faults, ""
         while time.monotonic() - begun < MAX_RUN_S:
             wait_s = self._random.expovariate(1 / mean_wait_s)
             code = self._driver.wait(wait_s if faults.total() < max_faults else MAX_RUN_S)
@@ -81,9 +81,11 @@ class ChaosRun:
             if code is not None:
                 self._stopped()
             elif self._folder() is not None:
-                kind = self._random.choice(kinds)
+                # What cannot be done yet is done later: each kind has the same chance.
+                kind = kind or self._random.choice(kinds)
                 if self.faults()[kind]():
                     faults[kind] += 1
+                    kind = ""
         raise RunFailedError(f"bench chaos: a run did not end in {MAX_RUN_S:g} s; see {self._log}")
 
     def faults(self) -> dict[str, Callable[[], bool]]:
