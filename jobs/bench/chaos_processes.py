@@ -21,6 +21,7 @@ from jobs.ui import OURS, QUIET
 from pipeline.errors import RunFailedError
 
 ANSWER_TIMEOUT_S = 120.0
+STARTED = "Ray runtime started."
 ACTORS = WORKER, AGGREGATOR = "ray::TaskServer", "ray::AggregatorServer"
 
 
@@ -109,13 +110,13 @@ class Nodes:
         self._num_cpus = num_cpus
         self._port = free_port()
         self._groups: list[Group] = []
+        self._num_starts = 0
         self.address = f"127.0.0.1:{self._port}"
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
     def __enter__(self) -> Nodes:
         try:
             self._start("--head", f"--port={self._port}", "--include-dashboard=false")
-            wait_until(lambda: _accepts(self._port), "Ray's head does not answer")
             self.start_second()
         except BaseException:
             self.__exit__()
@@ -127,7 +128,7 @@ class Nodes:
             group.kill()
 
     def start_second(self) -> None:
-        """Start the second node, again."""
+        """Start the second node, again; it has joined then."""
         self._start(f"--address={self.address}")
 
     def kill_second(self) -> None:
@@ -141,7 +142,12 @@ class Nodes:
     def _start(self, *options: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
         command += [f"--num-cpus={self._num_cpus // 2}", "--disable-usage-stats"]
-        self._groups.append(Group(command, self._folder / "log.txt", self.environment))
+        log = self._folder / "log.txt"
+        self._groups.append(Group(command, log, self.environment))
+        self._num_starts += 1
+        wait_until(
+            lambda: log.read_text().count(STARTED) >= self._num_starts, f"no node; see {log}"
+        )
 
 
 class Driver:
@@ -208,10 +214,3 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > limit:
             raise RunFailedError(f"bench chaos: {what}")
         time.sleep(0.1)
-
-
-def _accepts(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
-    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 
 import psutil
@@ -27,26 +28,24 @@ time.sleep(600)
 """
 
 
-def test_a_stopped_actor_of_a_dead_run_is_ended_and_one_at_work_is_not(caplog):
+def test_an_actor_whose_raylet_is_dead_is_ended_and_those_at_work_are_not(caplog):
+    """By its title: whether the kernel leaves a stopped actor alive depends on its terminal."""
     driver = start(DRIVER)
-    worker, aggregator = map(psutil.Process, map(int, driver.stdout.readline().split()))
+    at_work = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
+    left = subprocess.Popen(["/bin/bash", "-c", "exec -a ray::TaskServer.run sleep 600"])
     try:
-        worker.suspend()
-        assert end_orphans() == 0
-        assert worker.status() == psutil.STATUS_STOPPED
-        raylet = next(one for one in worker.parents() if one.name() == "raylet")
-        raylet.kill()  # or it might have the time to end it
+        wait_until(lambda: psutil.Process(left.pid).cmdline()[0] == "ray::TaskServer.run")
+        assert end_orphans() == 1
+        assert left.wait(60) == -signal.SIGKILL
+        assert f"ended what a dead run left behind: process {left.pid}" in caplog.text
+        assert all(alive(process) for process in at_work)
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
-        wait_until(lambda: not alive(aggregator))  # it ends by itself
-        assert worker.status() == psutil.STATUS_STOPPED
-        assert end_orphans() == 1
-        assert f"ended what a dead run left behind: process {worker.pid}" in caplog.text
-        wait_until(lambda: not alive(worker))
+        for process in at_work:  # they end by themselves
+            wait_until(lambda process=process: not alive(process))
     finally:
         driver.kill()
-        if alive(worker):
-            worker.kill()
+        left.kill()
 
 
 def alive(process):
