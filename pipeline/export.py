@@ -39,6 +39,8 @@ from pipeline.workers import make_worker
 
 CONFIG, CARD = "config.yaml", "README.md"
 
+MAX_SIZE = 4096  # of an image, in pixels or channels
+
 
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
@@ -136,8 +138,10 @@ def _sizes(about: dict[str, Any], folder: Path) -> tuple[Preparation, int]:
             mean=tuple(map(float, fields["mean"])),
             std=tuple(map(float, fields["std"])),
         )
+        if not (0 < preparation.image_size <= MAX_SIZE and 0 < preparation.channels <= MAX_SIZE):
+            raise ValueError(f"expected 1 to {MAX_SIZE} pixels and channels")
         return preparation, int(about["num_outputs"])
     except KeyError as error:
         raise BadInputError(f"{folder / ABOUT}: has no {error}; export the run again") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInputError(f"{folder / ABOUT}: sizes: {error}; export the run again") from None
