@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from pipeline.errors import BadInputError, RunFailedError
-from pipeline.files import read_object, sha256_file, write_atomic
+from pipeline.files import read_object, sha256_file, sha256_json, write_atomic
 
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
@@ -92,7 +92,7 @@ def write_manifest(
     body = {"step": step, "shards": [asdict(shard) for shard in shards], "meta": meta}
     # Through JSON once, as the checksum is of what a reader sees: string keys, lists.
     manifest = json.loads(json.dumps({"format_version": FORMAT_VERSION, **body}))
-    data = json.dumps({**manifest, "sha256": _checksum(manifest)}, indent=1).encode()
+    data = json.dumps({**manifest, "sha256": sha256_json(manifest)}, indent=1).encode()
     if len(data) > MAX_MANIFEST_BYTES:
         raise RunFailedError(
             f"{folder}: {len(data)} bytes of state; a manifest has at most {MAX_MANIFEST_BYTES}"
@@ -138,7 +138,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path.name}: is missing") from None
     except ValueError as error:
         raise DamagedCheckpointError(f"{path.name}: {error}") from None
-    if _checksum(manifest) != manifest.get("sha256"):
+    if sha256_json(manifest) != manifest.get("sha256"):
         raise DamagedCheckpointError(f"{path.name}: wrong checksum")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
@@ -202,10 +202,3 @@ def _join(shards: list[dict[str, Array]]) -> dict[str, Array]:
             raise DamagedCheckpointError(f"its shards do not agree on '{name}'")
         joined[name] = first if counter else np.concatenate(parts)
     return joined
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the manifest's content, which leaves out the checksum itself."""
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -24,7 +24,7 @@ from pipeline.actors import TaskActor
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.connection import NodeWatch, connect, disconnect, first_line, gpu_share
+from pipeline.connection import NodeWatch, cause_of, connect, disconnect, first_line, gpu_share
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.failure import Action, Kind, decide
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
@@ -205,7 +205,7 @@ class RayBackend:
         return found
 
     def _task_raised(self, slot: Slot, error: RayTaskError) -> list[Segment | TaskFailure]:
-        cause = error.cause if error.cause is not None else error
+        cause = cause_of(error)
         if slot.ready is not None:
             if isinstance(cause, BadInputError):
                 raise cause

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.config_errors import ConfigProblems, Problem
-from pipeline.redaction import redact
+from pipeline.redaction import holds_password
 from pipeline.storage import absolute_address
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -231,7 +231,7 @@ class CheckpointConfig(Section):
     @field_validator("copy_to")
     @classmethod
     def _no_password(cls, address: str) -> str:
-        if "@" in address or redact(address) != address:
+        if holds_password(address):
             raise ValueError(
                 "a configuration is kept and shown, so it holds no password; give it by the "
                 "environment (AWS_ACCESS_KEY_ID, …, or fsspec's FSSPEC_<PROTOCOL>_<OPTION>)"
@@ -281,7 +281,7 @@ class TrackingConfig(Section):
     @field_validator("uri")
     @classmethod
     def _no_password(cls, uri: str) -> str:
-        if "@" in uri or redact(uri) != uri:
+        if holds_password(uri):
             raise ValueError(
                 "a configuration is kept and shown, so it holds no password; give the address by "
                 "MLFLOW_TRACKING_URI"

@@ -17,7 +17,7 @@ import ray
 import ray._private.ray_constants as ray_constants
 import ray._private.utils as ray_utils
 import ray._private.worker as ray_driver
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayTaskError
 
 from pipeline.caches import replace_unwritable_ray_token
 from pipeline.config import Experiment
@@ -206,6 +206,11 @@ class NodeWatch:
         if any(node["NodeID"] == own and not node["Alive"] for node in nodes):
             return "the cluster counts this node as dead"
         return ""
+
+
+def cause_of(error: RayTaskError) -> BaseException:
+    """Return what was raised in an actor, as far as Ray could bring it here."""
+    return error.cause if error.cause is not None else error
 
 
 def first_line(error: BaseException) -> str:

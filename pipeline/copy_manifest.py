@@ -13,7 +13,6 @@ here is trusted: paths, sizes and types are checked, and there is nothing that c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.errors import BadInputError
+from pipeline.files import sha256_json
 
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
@@ -114,7 +114,7 @@ class CopyManifest:
     def encode(self) -> bytes:
         """Return it as JSON, with a checksum."""
         body = json.loads(json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}))
-        return json.dumps({**body, "sha256": _checksum(body)}).encode()
+        return json.dumps({**body, "sha256": sha256_json(body)}).encode()
 
 
 def decode(name: str, data: bytes) -> CopyManifest:
@@ -126,7 +126,7 @@ def decode(name: str, data: bytes) -> CopyManifest:
     """
     try:
         body = json.loads(data)
-        if not isinstance(body, dict) or body.pop("sha256", None) != _checksum(body):
+        if not isinstance(body, dict) or body.pop("sha256", None) != sha256_json(body):
             raise DamagedCopyError(f"{name}: wrong checksum")
         if (version := body.pop("format_version", None)) != FORMAT_VERSION:
             raise BadInputError(
@@ -196,8 +196,3 @@ def _check(name: str, manifest: CopyManifest) -> None:
 
 def _slashes(path: str) -> list[int]:
     return [place for place, char in enumerate(path) if char == "/"]
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,6 @@ of the run's folder and two marks, so small ones can be packed again into a larg
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.copy_manifest import DamagedCopyError, Marks, Record, check_path, is_count
+from pipeline.files import whole_lines_size
 from pipeline.storage import BLOCK
 
 LOG = "log.txt"
@@ -38,7 +38,7 @@ class Part:
 
 def marks_of(run: Path, outer_steps: int) -> Marks:
     """Return how far the run has come, at `outer_steps`; of files that grow, in whole lines."""
-    sizes = {mark: _whole_lines(run / path) for mark, path in GROWING.items()}
+    sizes = {mark: whole_lines_size(run / path) for mark, path in GROWING.items()}
     return Marks(outer_steps=outer_steps, **sizes)
 
 
@@ -141,20 +141,3 @@ def _table(data: bytes) -> list[Part]:
         if not (grows or part.path.startswith("trajectories/")) or not is_count(part.size):
             raise DamagedCopyError(f"a record of {part.path!r:.80}")
     return parts
-
-
-def _whole_lines(path: Path) -> int:
-    """Return how many bytes of the file at `path` are whole lines."""
-    try:
-        with path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end:
-                start = max(0, end - 65536)
-                file.seek(start)
-                tail = file.read(end - start).rfind(b"\n")
-                if tail >= 0:
-                    return start + tail + 1
-                end = start
-    except FileNotFoundError:
-        pass
-    return 0

@@ -17,6 +17,7 @@ from pipeline.checkpoint import VALIDATION, CheckpointStore
 from pipeline.copy_manifest import Marks
 from pipeline.copy_records import marks_of
 from pipeline.files import DISPLACED, TEMPORARY, read_object
+from pipeline.tracking_marks import DELIVERED, FETCHED, TARGET
 
 STAGING = ".copying"  # in the run's folder
 WHOLE_FOLDERS = ("in_flight", "evaluation", "plots", "snapshots", "videos")
@@ -78,9 +79,8 @@ def remove_stages(run: Path) -> None:
 
 def _files(run: Path, step: int) -> Iterator[Path]:
     """Yield the files that are to be held on to, each if it is there."""
-    yield run / "tracking" / "delivered.json"
-    yield run / "tracking" / "target.json"
-    yield run / "tracking" / "fetched.json"
+    for name in (DELIVERED, TARGET, FETCHED):
+        yield run / "tracking" / name
     pending = run / "tracking" / "pending"
     yield from _below(pending, "[0-9]*/*")
     yield from _below(pending, "[0-9]*.json")  # after its files: an item is removed before them

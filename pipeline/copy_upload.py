@@ -32,10 +32,10 @@ from pipeline.copy_manifest import (
 from pipeline.copy_owner import Owner
 from pipeline.copy_records import Part, first_to_pack, packed, parts_between
 from pipeline.copy_stage import Staged
-from pipeline.delivery import FETCHED
 from pipeline.files import write_atomic
 from pipeline.redaction import redact
 from pipeline.storage import BLOCK, Storage
+from pipeline.tracking_marks import FETCHED
 
 RECORD_BYTES = 64 << 20  # about what one holds at most
 MAX_OBJECT_NAME_BYTES = 200  # of its last part

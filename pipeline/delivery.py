@@ -27,8 +27,14 @@ from pipeline.outbox import Item, count_items, pending_items
 from pipeline.progress import SHOWN
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
-from pipeline.tracking_marks import DELIVERED, TARGET, offset_in, read_target, steps_in
-from pipeline.tracking_marks import FETCHED as FETCHED  # for whoever fetches a run
+from pipeline.tracking_marks import (
+    DELIVERED,
+    FETCHED,
+    TARGET,
+    offset_in,
+    read_target,
+    steps_in,
+)
 
 DELIVER_EVERY_S = 5.0
 MAX_BACK_OFF_S = 60.0

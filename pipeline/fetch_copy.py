@@ -21,7 +21,7 @@ from pipeline.copy_records import unpack
 from pipeline.errors import RunFailedError
 from pipeline.redaction import redact
 from pipeline.runs import home
-from pipeline.storage import DamagedObjectError, Storage
+from pipeline.storage import BLOCK, DamagedObjectError, Storage
 
 CONFIG = "config.yaml"
 SPARE_BYTES = 64 << 20  # of the disk, that a copy does not fill
@@ -119,7 +119,7 @@ class Fetching:
                 for block in self._checked(record):
                     file.write(block)
             with path.open("rb") as file:
-                unpack(iter(lambda: file.read(1 << 20), b""), self.folder)
+                unpack(iter(lambda: file.read(BLOCK), b""), self.folder)
         finally:
             path.unlink(missing_ok=True)
 

@@ -25,14 +25,13 @@ from pipeline.copy_lineage import (
     write_known,
 )
 from pipeline.copy_manifest import COPIES, CopyManifest
-from pipeline.delivery import FETCHED
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
 from pipeline.fetch_copy import CONFIG, Fetching
 from pipeline.files import sync_folder, write_atomic
 from pipeline.locks import HeldError, locked_file
 from pipeline.outbox import drop_foreign_items
 from pipeline.progress import Progress
-from pipeline.redaction import redact
+from pipeline.redaction import holds_password, redact
 from pipeline.runs import RunFolder, check_home, home, list_runs
 from pipeline.storage import (
     Storage,
@@ -42,6 +41,7 @@ from pipeline.storage import (
     parent_and_name,
     reason_of,
 )
+from pipeline.tracking_marks import DELIVERED, FETCHED
 
 RUN_ID = re.compile(r"[\w][\w.=,+-]{0,199}")
 
@@ -70,7 +70,7 @@ def open_run(
         address = absolute_address(text)
     except ValueError as error:
         raise BadInputError(str(error)) from None
-    if "@" in address or redact(address) != address:
+    if holds_password(address):
         raise BadInputError(f"'{redact(address)}': give no password; it comes from the environment")
     check_address(address)
     parent, run_id = parent_and_name(address)
@@ -180,7 +180,7 @@ def _make_ours(
     (folder / "tracking" / FETCHED).write_text("{}")
     drop_foreign_items(folder / "tracking" / "pending")
     if fetching.has_gaps:  # what was counted as sent may lie elsewhere now
-        (folder / "tracking" / "delivered.json").unlink(missing_ok=True)
+        (folder / "tracking" / DELIVERED).unlink(missing_ok=True)
     experiment = load_experiment(folder / CONFIG)
     if experiment.checkpoint.copy_to != parent:
         checkpoint = experiment.checkpoint.model_copy(update={"copy_to": parent})

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,33 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of the file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what JSON can hold, without its own key `sha256`."""
+    text = json.dumps(
+        {key: value for key, value in content.items() if key != "sha256"},
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def whole_lines_size(path: Path) -> int:
+    """Return how many bytes of the file at `path` are whole lines; 0 if it is not there."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end:
+                start = max(0, end - 65536)
+                file.seek(start)
+                tail = file.read(end - start).rfind(b"\n")
+                if tail >= 0:
+                    return start + tail + 1
+                end = start
+    except FileNotFoundError:
+        pass
+    return 0
 
 
 def sync_file(path: Path) -> None:

@@ -112,7 +112,7 @@ class TaskJournal:
             _, path = self._files.pop()
             first = self._end_on_disk()
             if first < step:
-                self._write(pq.read_table(path)[: step - first].cast(FILE_SCHEMA), step)
+                self._write(pq.read_table(path)[: step - first], step)
             path.unlink(missing_ok=True)
         self.num_rows = step
 

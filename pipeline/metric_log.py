@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import whole_lines_size
+
 MAX_LINE_BYTES = 1 << 16
 INT64 = range(-(1 << 63), 1 << 63)
 FIELDS = {"key", "step", "value", "timestamp_ms"}
@@ -53,7 +55,8 @@ class MetricLog:
         self._path = path
         self._last_step: dict[str, int] = {}
         self._not_finite: set[str] = set()
-        _cut_torn_line(path)
+        if path.exists():
+            os.truncate(path, whole_lines_size(path))
         for point in _points(path, 0):
             self._last_step[point.key] = max(point.step, self._last_step.get(point.key, point.step))
         self._file = path.open("ab")
@@ -173,19 +176,3 @@ def _parse(path: Path, line: bytes) -> MetricPoint | None:
     if point is None:
         logger.warning("%s: a line that is no metric point was passed over: %.80r", path, line)
     return point
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Shorten the file at `path` to its last whole line."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        tail = b""
-        while end > 0 and b"\n" not in tail:
-            start = max(0, end - 65536)
-            file.seek(start)
-            tail = file.read(end - start)
-            end = start
-        # `end` is where `tail` begins; rfind gives -1, and so the file's start, without a line end
-        file.truncate(end + tail.rfind(b"\n") + 1)

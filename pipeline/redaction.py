@@ -20,6 +20,11 @@ def redact(text: str) -> str:
     return NAMED.sub(r"\1***", USER.sub("://***@", text))
 
 
+def holds_password(address: str) -> bool:
+    """Tell whether there is, or could be, a user's name or a password in an address."""
+    return "@" in address or redact(address) != address
+
+
 def redact_addresses(value: Any) -> str:
     """Return `value` as text, without passwords if it is or holds an address."""
     text = str(value)

@@ -25,7 +25,7 @@ from pipeline.actors import AggregatorActor
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.connection import NodeWatch, first_line
+from pipeline.connection import NodeWatch, cause_of, first_line
 from pipeline.errors import (
     AggregatorGoneError,
     AggregatorLostError,
@@ -156,7 +156,7 @@ class ShardActors:
         try:
             return ray.get(call, timeout=timeout_s)
         except RayTaskError as error:
-            cause = error.cause if error.cause is not None else error
+            cause = cause_of(error)
             if isinstance(cause, (BadInputError, RunFailedError)):
                 raise cause from None
             raise RunFailedError(

@@ -16,8 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.parse
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,6 +28,7 @@ from jobs.bench.chaos_processes import Nodes, Server
 from jobs.bench.chaos_run import TASK_TIMEOUT_S, ChaosRun, Outcome
 from jobs.bench.words import overridden
 from pipeline.errors import BadInputError
+from pipeline.mlflow_run import MlflowReader
 
 FAULTS_A_RUN = 12
 MEAN_WAIT_S = 4.0
@@ -150,16 +149,17 @@ class _Chaos:
     def _check(self, home: Path, outcome: Outcome) -> None:
         """Verify the run, count its points in MLflow, and make room for the next."""
         found = _verified(home, str(outcome.said["run_id"]))
-        self._problems += found["problems"]
+        self._problems += found
+        stored = MlflowReader(self._server.address, str(outcome.said["mlflow_run_id"]))
         for key in CURVES:
-            steps = Counter(_steps(self._server.address, str(outcome.said["mlflow_run_id"]), key))
+            steps = Counter(point.step for point in stored.points(key))
             self._duplicates += sum(count - 1 for count in steps.values())
             missing = sorted(set(range(1, OUTER_STEPS + 1)) - set(steps))
             self._missing += len(missing)
             if missing:
                 self._problems.append(f"{home}: {key} is not in MLflow at outer steps {missing}")
         self._retries += _retries(outcome)
-        if not found["problems"]:
+        if not found:
             shutil.rmtree(home, ignore_errors=True)
 
     def _tell(self, text: str) -> None:
@@ -207,35 +207,16 @@ def _disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=False, capture_output=True)
 
 
-def _verified(home: Path, run_id: str) -> dict[str, Any]:
-    """Return what `outerloop verify` says."""
+def _verified(home: Path, run_id: str) -> list[str]:
+    """Return the problems that `outerloop verify` names, and what it could not see in MLflow."""
     command = [sys.executable, "-m", "jobs.cli", "--json", "verify", run_id]
     environment = os.environ | {"OUTERLOOP_HOME": str(home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or [json.dumps({"error": done.stderr[-300:]})]
     said: dict[str, Any] = json.loads(lines[-1])
-    return {"problems": said.get("problems", [said.get("error")]) + _unasked(said)}
-
-
-def _unasked(said: dict[str, Any]) -> list[str]:
-    """Return what verify did not check though it could have: MLflow runs all the time."""
-    return [line for line in said.get("not_checked", []) if "MLflow" in line]
-
-
-def _steps(address: str, run_id: str, key: str) -> list[int]:
-    """Return the step of every point of a curve, as MLflow's server has them."""
-    steps: list[int] = []
-    token = ""
-    while True:
-        asked = {"run_id": run_id, "metric_key": key, "max_results": 1000, "page_token": token}
-        query = urllib.parse.urlencode({name: value for name, value in asked.items() if value})
-        url = f"{address}/api/2.0/mlflow/metrics/get-history?{query}"
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            page = json.load(answer)
-        steps += [int(point["step"]) for point in page.get("metrics", [])]
-        token = page.get("next_page_token", "")
-        if not token:
-            return steps
+    # The rest that it never checks, pictures say, is as it should be.
+    unseen = [line for line in said.get("not_checked", []) if "MLflow" in line]
+    return [*said.get("problems", [said.get("error")]), *unseen]
 
 
 def _same(one: Outcome, other: Outcome) -> bool:

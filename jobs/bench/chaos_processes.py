@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +18,11 @@ import psutil
 
 from jobs.ui import OURS, QUIET
 from pipeline.errors import RunFailedError
+from pipeline.orphans import TITLES
 
 ANSWER_TIMEOUT_S = 120.0
 STARTED = "Ray runtime started."
-ACTORS = WORKER, AGGREGATOR = "ray::TaskServer", "ray::AggregatorServer"
+WORKER, AGGREGATOR = TITLES
 
 
 class Group:
@@ -96,7 +96,7 @@ class Server:
         try:
             with urllib.request.urlopen(f"{self.address}/health", timeout=5) as answer:
                 return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
+        except OSError:
             return False
 
 
@@ -184,7 +184,7 @@ class Driver:
 
     def kill(self) -> list[psutil.Process]:
         """SIGKILL the driver alone; return the actors that it leaves behind."""
-        others = [actor for title in ACTORS for actor in self.actors(title)]
+        others = [actor for title in TITLES for actor in self.actors(title)]
         self._group.process.send_signal(signal.SIGKILL)
         self._group.process.wait()
         return others

@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,21 +23,15 @@ from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import capture_buffers, restore_buffers
 from jobs import catalog
 from jobs.bench.measured_process import MeasuredProcess, Take, steps_per_second
-from pipeline.checkpoint import CheckpointStore
+from jobs.bench.trainers import training
 from pipeline.cluster import RayBackend
 from pipeline.config import Experiment
 from pipeline.errors import BadInputError
-from pipeline.interrupt import StopRequest
-from pipeline.journal import Journals
 from pipeline.memory import keep_freed_memory
 from pipeline.messages import Segment
 from pipeline.network import build_network
-from pipeline.progress import SilentProgress
 from pipeline.server import Start
 from pipeline.tasks import task_family
-from pipeline.tracking import Tracker
-from pipeline.trainer import Books, Trainer
-from pipeline.trajectories import TrajectoryWriter
 from pipeline.worker import PRECISIONS
 
 
@@ -93,30 +85,18 @@ class _Pipeline:
     def __init__(self, experiment: Experiment, count: int) -> None:
         workers = experiment.workers.model_copy(update={"count": count})
         self._experiment = experiment.model_copy(update={"workers": workers})
+        self._stack = ExitStack()
         self._steps = experiment.meta.batch_size * experiment.inner.num_steps
         self.driver_bytes = self.driver_steps = 0
         self.gradient_bytes = 4 * build_network(experiment)[1].size
 
     def __enter__(self) -> _Pipeline:
-        self._folder = tempfile.TemporaryDirectory()
-        folder = Path(self._folder.name)
-        self._backend = _CountingBackend(self._experiment, self)
-        self._tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "bench", folder / "run")
-        books = Books(
-            CheckpointStore(folder / "checkpoints", keep=2),
-            TrajectoryWriter(folder / "trajectories"),
-            Journals(folder / "in_flight"),
-            self._tracker,
-        )
-        self._trainer = Trainer(
-            self._experiment, self._backend, books, StopRequest(), SilentProgress()
-        )
+        backend = _CountingBackend(self._experiment, self)
+        self._trainer, _ = self._stack.enter_context(training(self._experiment, backend))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._backend.close()
-        self._tracker.finish("FINISHED")
-        self._folder.cleanup()
+        self._stack.close()
 
     def rate(self, outer_steps: int) -> float:
         """Return inner steps per second over `outer_steps` outer steps."""

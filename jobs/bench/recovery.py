@@ -14,23 +14,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from jobs import catalog
+from jobs.bench.trainers import training
 from jobs.bench.words import overridden
-from pipeline.checkpoint import CheckpointStore
 from pipeline.cluster import RayBackend
 from pipeline.config import Experiment
-from pipeline.interrupt import StopRequest
-from pipeline.journal import Journals
 from pipeline.messages import Segment, TaskSpec
-from pipeline.progress import SilentProgress
 from pipeline.server import Start
-from pipeline.tracking import Tracker
-from pipeline.trainer import Books, Trainer
-from pipeline.trajectories import TrajectoryWriter
+from pipeline.trainer import Trainer
 
 WORDS = (
     "data.name=glyphs",
@@ -52,19 +46,8 @@ def run(deaths: int = 20, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         overrides: `key=value` changes to the experiment.
     """
     experiment = catalog.load("leap-omniglot", overridden(WORDS, overrides))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outerloop-bench-")))
-        backend = RayBackend(experiment, Start())
-        stack.callback(backend.close)
-        tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "bench", folder / "run")
-        stack.callback(lambda: tracker.finish("FINISHED"))
-        books = Books(
-            CheckpointStore(folder / "checkpoints", keep=experiment.checkpoint.keep),
-            TrajectoryWriter(folder / "trajectories"),
-            Journals(folder / "in_flight"),
-            tracker,
-        )
-        trainer = Trainer(experiment, backend, books, StopRequest(), SilentProgress())
+    backend = RayBackend(experiment, Start())
+    with training(experiment, backend) as (trainer, _):
         trainer.outer_step()  # warm-up
         quiet = [_timed(trainer.outer_step) for _ in range(2)]
         saves = [_save_s(trainer) for _ in range(5)]

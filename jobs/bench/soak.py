@@ -6,11 +6,8 @@ The whole pipeline runs, with its books: Ray workers, aggregator, checkpoints, t
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,17 +15,11 @@ import ray
 from rich.console import Console
 
 from jobs import catalog
+from jobs.bench.trainers import training
 from jobs.bench.words import overridden
-from pipeline.checkpoint import CheckpointStore
 from pipeline.cluster import RayBackend
-from pipeline.config import Experiment
-from pipeline.interrupt import StopRequest
-from pipeline.journal import Journals
-from pipeline.progress import SilentProgress
 from pipeline.server import Start
-from pipeline.tracking import Tracker
 from pipeline.trainer import Books, Trainer
-from pipeline.trajectories import TrajectoryWriter
 
 MIB = 1 << 20
 SAMPLE_EVERY_S = 15.0
@@ -68,38 +59,25 @@ def run(
     `…_growth` compares the last tenth of the time with the second tenth: 0.01 is one percent more.
     """
     experiment = catalog.load("quickstart", overridden(WORDS, overrides))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outerloop-soak-")))
-        backend = RayBackend(experiment, Start())
-        stack.callback(backend.close)
-        tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "soak", folder / "run")
-        stack.callback(lambda: tracker.finish("FINISHED"))
-        samples = _soak(experiment, backend, tracker, folder, 60 * minutes, console)
+    backend = RayBackend(experiment, Start())
+    with training(experiment, backend) as (trainer, books):
+        trainer.outer_step()  # all stands, and has been used
+        samples = _soak(trainer, books, _processes(backend), 60 * minutes, console)
     return _report(samples)
 
 
 def _soak(
-    experiment: Experiment,
-    backend: RayBackend,
-    tracker: Tracker,
-    folder: Path,
+    trainer: Trainer,
+    books: Books,
+    processes: dict[str, psutil.Process],
     seconds: float,
     console: Console | None,
 ) -> list[Sample]:
-    books = Books(
-        CheckpointStore(folder / "checkpoints", keep=2),
-        TrajectoryWriter(folder / "trajectories"),
-        Journals(folder / "in_flight"),
-        tracker,
-    )
-    trainer = Trainer(experiment, backend, books, StopRequest(), SilentProgress())
-    trainer.outer_step()  # all stands, and has been used
-    processes = _processes(backend)
     begun = time.monotonic()
     samples = [_sample(processes, books, begun)]
     while samples[-1].at_s < seconds:
         trainer.outer_step()
-        if trainer.version % experiment.checkpoint.every == 0:
+        if trainer.version % trainer.experiment.checkpoint.every == 0:
             trainer.save()
         if time.monotonic() - begun - samples[-1].at_s > SAMPLE_EVERY_S:
             samples.append(_sample(processes, books, begun))

@@ -37,7 +37,7 @@ from pipeline.trajectories import TrajectoryWriter, read_trajectories
 from pipeline.verify import verify_run
 from tests.fuzz.mutations import any_damage
 from tests.pipeline.episodes_for_tests import tiny_episodes
-from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.runs_for_tests import at_home, tiny
 
 TIMES = int(os.environ.get("OUTERLOOP_FUZZ", "1"))
 
@@ -211,9 +211,7 @@ def test_the_metric_log_goes_on_whatever_is_in_it(tmp_path, count):
 def finished(tmp_path_factory):
     """A home with a small run, complete but for its last outer steps, and what it comes to."""
     home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTERLOOP_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(home):
         experiment = tiny(
             meta={"num_steps": 4, "batch_size": 2},
             checkpoint={"every": 1},
@@ -267,9 +265,7 @@ def test_a_meta_test_on_record_is_read_or_refused(finished, tmp_path, count):
 def exported(tmp_path_factory):
     """The folder of a model that was exported."""
     home = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTERLOOP_HOME", str(home / "runs"))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(home / "runs"):
         result = train(tiny_episodes(), SilentProgress())
         export_run(RunFolder(result.run_dir), home / "model")
     return home / "model"

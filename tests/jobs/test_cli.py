@@ -18,6 +18,7 @@ from jobs import cli
 from pipeline.data.omniglot import Omniglot
 from pipeline.runs import RunFolder
 from tests.pipeline.data.archives import write_small_omniglot
+from tests.pipeline.runs_for_tests import at_home
 from tests.processes import ROOT
 
 TINY = [
@@ -38,9 +39,7 @@ TINY = [
 def home(tmp_path_factory):
     """Runs of this module, which does without Ray and any server."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTERLOOP_HOME", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(folder):
         yield folder
 
 

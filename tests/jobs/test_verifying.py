@@ -11,14 +11,12 @@ from jobs import cli
 from pipeline import session
 from pipeline.progress import SilentProgress
 from pipeline.runs import RunFolder
-from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.runs_for_tests import at_home, tiny
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTERLOOP_HOME", str(tmp_path_factory.mktemp("runs")))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(tmp_path_factory.mktemp("runs")):
         experiment = tiny(meta={"batch_size": 2, "num_steps": 2})
         yield RunFolder(session.train(experiment, SilentProgress()).run_dir)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from pipeline.backend import Backend
 from pipeline.checkpoint import CheckpointStore
@@ -15,6 +18,15 @@ from pipeline.journal import Journals
 from pipeline.progress import SilentProgress
 from pipeline.trainer import Books, Trainer
 from pipeline.trajectories import TrajectoryWriter
+
+
+@contextmanager
+def at_home(folder: Path) -> Iterator[Path]:
+    """Have runs, and the store that they are tracked in, be in `folder` while the block runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTERLOOP_HOME", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
 
 
 class Curves:

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.checkpoint import CheckpointStore
-from pipeline.checkpoint_files import DamagedCheckpointError, _checksum, write_shard
+from pipeline.checkpoint_files import DamagedCheckpointError, write_shard
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.files import sha256_json
 from tests.processes import kill_after, start
 
 SIZE = 50
@@ -335,7 +336,7 @@ def sign_again(folder, change):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    manifest["sha256"] = _checksum(manifest)
+    manifest["sha256"] = sha256_json(manifest)
     path.write_text(json.dumps(manifest))
 
 

@@ -24,15 +24,13 @@ from pipeline.watch_session import WatchRequest, watch
 from pipeline.watching import adapt, find_task
 from tests.pipeline.environments_for_tests import atari, control
 from tests.pipeline.mlflow_for_tests import client
-from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.runs_for_tests import at_home, tiny
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTERLOOP_HOME", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(folder):
         yield folder
 
 

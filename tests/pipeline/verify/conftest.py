@@ -16,7 +16,7 @@ from pipeline.runs import RunFolder
 from pipeline.trainer import Trainer
 from tests.pipeline.environments_for_tests import control
 from tests.pipeline.episodes_for_tests import tiny_episodes
-from tests.pipeline.runs_for_tests import tiny
+from tests.pipeline.runs_for_tests import at_home, tiny
 
 FINE = {"meta": {"batch_size": 2, "num_steps": 4}, "checkpoint": {"every": 1, "keep": 2}}
 
@@ -25,9 +25,7 @@ FINE = {"meta": {"batch_size": 2, "num_steps": 4}, "checkpoint": {"every": 1, "k
 def home(tmp_path_factory):
     """The home of all runs of these tests, with a store of their own."""
     folder = tmp_path_factory.mktemp("verified") / "runs"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUTERLOOP_HOME", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with at_home(folder):
         yield folder
 
 
