@@ -30,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 data = typer.Typer(help="Data sets: where they are, how to get them.")
-bench = typer.Typer(help="Throughput figures, with ratio to a baseline.")
+bench = typer.Typer(help="Throughput with ratio to a baseline; what failures cost.")
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 
