@@ -138,8 +138,8 @@ def _sizes(about: dict[str, Any], folder: Path) -> tuple[Preparation, int]:
             mean=tuple(map(float, fields["mean"])),
             std=tuple(map(float, fields["std"])),
         )
-        if not (0 < preparation.image_size <= MAX_SIZE and 0 < preparation.channels <= MAX_SIZE):
-            raise ValueError(f"expected 1 to {MAX_SIZE} pixels and channels")
+        if not (0 <= preparation.image_size <= MAX_SIZE and 0 < preparation.channels <= MAX_SIZE):
+            raise ValueError(f"expected at most {MAX_SIZE} pixels and 1 to {MAX_SIZE} channels")
         return preparation, int(about["num_outputs"])
     except KeyError as error:
         raise BadInputError(f"{folder / ABOUT}: has no {error}; export the run again") from None
