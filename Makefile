@@ -16,7 +16,7 @@ quickstart: setup
 	$(BIN)/outerloop train quickstart
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

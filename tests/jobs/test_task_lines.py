@@ -183,13 +183,15 @@ def on_a_terminal(width, *arguments):
     """What a real pseudo-terminal of `width` columns shows after DRAWS has ended."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, width))
+    # Tests that run side by side are told a width that would stand above the terminal's own.
+    told = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
         [sys.executable, "-c", DRAWS, *arguments],
         cwd=ROOT,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)},
+        env={**told, "TERM": "xterm", "PYTHONPATH": str(ROOT)},
     )
     os.close(theirs)
     output = b""
