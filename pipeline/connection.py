@@ -49,6 +49,8 @@ def connect(experiment: Experiment) -> bool:
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Else Ray prints the trace of each error that nobody asks for, as when two shards fail at once.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = experiment.workers.address
     if address:
         _check_reachable(address)

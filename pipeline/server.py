@@ -14,6 +14,7 @@ from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.checkpoint_files import DamagedCheckpointError, ShardFile, write_shard
 from pipeline.config import Experiment
 from pipeline.errors import RunFailedError
+from pipeline.files import disk_errors
 from pipeline.network import build_network, initial_outer_parameters, outer_layout
 
 OPTIMIZER = "optimizer/"  # before the names of its tensors
@@ -101,7 +102,11 @@ def load_checkpoint(start: Start) -> Checkpoint:
 
 
 def write_shard_of(shard: AggregatorShard, folder: Path, version: int) -> ShardFile:
-    """Write the shard's parameters and optimizer state, at `version`, into a draft's folder."""
+    """Write the shard's parameters and optimizer state, at `version`, into a draft's folder.
+
+    RunFailedError if the disk is full, or is not there on the shard's node.
+    """
     shard.check_version(version)
     state = {name: t.numpy() for name, t in shard.optimizer.state_tensors().items()}
-    return write_shard(folder, shard.offset, shard.params.numpy(), state)
+    with disk_errors(f"checkpoint {folder}", "free space or mend the folder, then resume the run"):
+        return write_shard(folder, shard.offset, shard.params.numpy(), state)

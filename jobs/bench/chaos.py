@@ -79,8 +79,8 @@ def run(
         raise BadInputError(f"bench chaos: --nodes={nodes}: expected 1 or 2")
     # Ended from outside, it ends what it started too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="outerloop-chaos-") as text, _disk(Path(text)) as disk:
-        return _Chaos(Path(text), disk, nodes, seed, overrides, console).run(faults)
+    with _folder() as folder, _disk(folder) as disk:
+        return _Chaos(folder, disk, nodes, seed, overrides, console).run(faults)
 
 
 class _Chaos:
@@ -186,6 +186,20 @@ class _Chaos:
             "lost_s_per_fault": statistics.median(lost) if lost else 0.0,
             "exit_code": 0 if self._is_well() else 1,
         }
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Give a temporary folder, which stays after an error: its line names a log in there."""
+    folder, is_kept = Path(tempfile.mkdtemp(prefix="outerloop-chaos-")), False
+    try:
+        yield folder
+    except Exception:
+        is_kept = True
+        raise
+    finally:
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -56,6 +56,25 @@ class Session:
         self.backend.close()
 
 
+CANNOT_WRITE = """
+import gc, sys, time
+from pathlib import Path
+from pipeline.cluster import RayBackend
+from pipeline.errors import RunFailedError
+from pipeline.server import Start
+from tests.pipeline.runs_for_tests import tiny
+
+backend = RayBackend(tiny(workers={"count": 1}, aggregator={"shards": 2}), Start())
+try:
+    backend.write_checkpoint(Path(sys.argv[1]), 0)
+except RunFailedError as error:
+    print(error)
+gc.collect()
+time.sleep(3)
+backend.close()
+"""
+
+
 def after_first_segment(session, action):
     """Do `action` once, when the first segment of the run has reached the driver."""
     take, done = session.trainer._take, []
@@ -87,6 +106,14 @@ def test_two_workers_and_three_shards_give_the_same_and_curves_too(local_ray, tm
         for key in ("train/loss", "train/path_length", "train/loss_last"):
             assert ours[key] == theirs[key], (step, key)
     assert len(curves) == 4
+
+
+def test_shards_that_cannot_write_a_checkpoint_say_so_in_a_line_and_ray_says_nothing(tmp_path):
+    """Both fail, and one is asked: Ray would print the trace of the other."""
+    process = start(CANNOT_WRITE, tmp_path / "not there")
+    said, errors = process.communicate(timeout=120)
+    assert said.startswith(f"checkpoint {tmp_path / 'not there'}: cannot be written: No such file")
+    assert errors == ""
 
 
 def test_a_worker_killed_in_mid_task_changes_no_bit(local_ray, tmp_path, expected, caplog):
