@@ -30,8 +30,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 data = typer.Typer(help="Data sets: where they are, how to get them.")
+jobs = typer.Typer(help="Jobs on a Ray cluster: what became of them, what they say, stopping one.")
 bench = typer.Typer(help="Throughput with ratio to a baseline; what failures cost.")
 app.add_typer(data, name="data")
+app.add_typer(jobs, name="jobs")
 app.add_typer(bench, name="bench")
 
 Result = dict[str, Any]
@@ -47,6 +49,12 @@ TakeOver = Annotated[
     bool,
     typer.Option("--take-over", help="Go on even if the run is at work, or went on, elsewhere."),
 ]
+
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Job server, http://head:8265; else RAY_API_SERVER_ADDRESS."),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `outerloop jobs list` names it.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,6 +90,10 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on from the run's last good checkpoint.")
     ] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Name of the run; one of that name is gone on with."),
+    ] = None,
     take_over: TakeOver = False,
 ) -> Result:
     """Meta-train, then meta-test on held-out tasks."""
@@ -90,12 +102,94 @@ def train(
     console: Console = context.obj
     words = [word for word in (experiment, *(overrides or [])) if word is not None]
     if resume is not None:
+        if run_id is not None:
+            raise typer.BadParameter("--run-id and --resume: give one of the two")
         return commands.resume(console, resume, words, take_over)
     if take_over:
         raise typer.BadParameter("--take-over goes with --resume")
     if not words:
         raise typer.BadParameter("expected EXPERIMENT (see `outerloop experiments`) or --resume")
-    return commands.train(console, words[0], words[1:])
+    return commands.train(console, words[0], words[1:], run_id)
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="EXPERIMENT", help="A name or a YAML file.")
+    ] = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a run on the cluster: its id, or a copy's."),
+    ] = None,
+    job_id: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the job; default: the run's id.")
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Environment of driver and workers; repeatable."),
+    ] = None,
+    include: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="File or folder to ship along; repeatable."),
+    ] = None,
+    python: Annotated[
+        str, typer.Option(metavar="COMMAND", help="Python on the cluster's nodes.")
+    ] = "python",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once the job is submitted.")
+    ] = False,
+) -> Result:
+    """Meta-train on a Ray cluster, as a job, and follow it."""
+    from jobs.cluster import submitting
+
+    words = [word for word in (experiment, *(overrides or [])) if word is not None]
+    if resume is None and not words:
+        raise typer.BadParameter("expected EXPERIMENT (see `outerloop experiments`) or --resume")
+    return submitting.submit(
+        context.obj, words, resume, address, job_id, env or [], include or [], python, detach
+    )
+
+
+@jobs.command("list")
+def jobs_list(context: typer.Context, address: Address = None) -> Result:
+    """List the jobs of a cluster, newest first."""
+    from jobs.cluster import submitting
+
+    return submitting.list_jobs(context.obj, address)
+
+
+@jobs.command("status")
+def jobs_status(context: typer.Context, job: JobName, address: Address = None) -> Result:
+    """Say what became of a job, and where its run is."""
+    from jobs.cluster import submitting
+
+    return submitting.status(context.obj, address, job)
+
+
+@jobs.command("logs")
+def jobs_logs(
+    context: typer.Context,
+    job: JobName,
+    address: Address = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+) -> Result:
+    """Print what a job has said."""
+    from jobs.cluster import submitting
+
+    return submitting.logs(context.obj, address, job, follow)
+
+
+@jobs.command("stop")
+def jobs_stop(context: typer.Context, job: JobName, address: Address = None) -> Result:
+    """Stop a job with a checkpoint, and wait until it has ended."""
+    from jobs.cluster import submitting
+
+    return submitting.stop(context.obj, address, job)
 
 
 @app.command()

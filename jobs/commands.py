@@ -16,7 +16,7 @@ from jobs.tables import evaluation_table, rows_table, training_table
 from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
-from pipeline.fetch_run import open_run
+from pipeline.fetch_run import find_run, open_run
 from pipeline.plots import check_plot, comparison_name, plot_evaluation
 from pipeline.runs import home
 from pipeline.task_figures import task_figures
@@ -24,11 +24,17 @@ from pipeline.task_figures import task_figures
 Result = dict[str, Any]
 
 
-def train(console: Console, experiment: str, overrides: list[str]) -> Result:
-    """Train the experiment from its beginning."""
+def train(console: Console, experiment: str, overrides: list[str], run_id: str | None) -> Result:
+    """Train the experiment from its beginning; the run `run_id`, if there is one, to its end."""
     resolved = catalog.load(experiment, overrides)
     with shown(console) as progress:
-        result = session.train(resolved, progress)
+        found = None
+        if run_id is not None:
+            found = find_run(run_id, resolved.checkpoint.copy_to, progress)
+        if found is None:
+            result = session.train(resolved, progress, run_id or "")
+        else:
+            result = session.go_on(found, resolved, progress)
     return _training_result(console, result)
 
 

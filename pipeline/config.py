@@ -35,6 +35,7 @@ from pipeline.config_sections import (
     CheckpointConfig,
     EvaluationConfig,
     InnerConfig,
+    JobConfig,
     MetaConfig,
     OuterConfig,
     Section,
@@ -69,6 +70,7 @@ class Experiment(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()  # type: ignore[call-arg]
     evaluation: EvaluationConfig = EvaluationConfig()  # type: ignore[call-arg]
     tracking: TrackingConfig = TrackingConfig()  # type: ignore[call-arg]
+    job: JobConfig = JobConfig()  # type: ignore[call-arg]
 
     @field_validator("name")
     @classmethod

@@ -217,6 +217,25 @@ class AggregatorConfig(Section):
     shards: int = Field(1, ge=1, description="Actors that share the outer parameters.")
 
 
+class JobConfig(Section):
+    """A job that `outerloop submit` hands to a cluster."""
+
+    max_retries: int = Field(
+        3,
+        ge=0,
+        description="New starts of a job's driver in a row that come no further than the last; "
+        "each goes on from the last good checkpoint.",
+    )
+    num_cpus: float = Field(
+        0.0, ge=0, description="CPU cores that the driver keeps to itself, besides the workers'."
+    )
+    stop_wait_s: int = Field(
+        120,
+        ge=1,
+        description="Seconds for a checkpoint that `outerloop jobs stop` leaves before it kills.",
+    )
+
+
 class CheckpointConfig(Section):
     """Checkpoints of the outer loop."""
 

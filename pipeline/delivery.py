@@ -128,6 +128,8 @@ class Delivery:
         self._run = self._as_fetched(MlflowRun(self.uri, identity, self.mlflow_run_id), identity)
         self._target["run_id"] = self._run.run_id
         self._write_json(TARGET, self._target)
+        if is_http(self.uri):
+            logger.info("MLflow: %s/%s", redact(self.uri).rstrip("/"), self._run.page, extra=SHOWN)
         if self._left:
             logger.warning(
                 "this run was tracked in %s before, and is in %s from now on: its curves from "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import shutil
 from contextlib import ExitStack
@@ -32,18 +31,17 @@ from pipeline.locks import HeldError, locked_file
 from pipeline.outbox import drop_foreign_items
 from pipeline.progress import Progress
 from pipeline.redaction import holds_password, redact
-from pipeline.runs import RunFolder, check_home, home, list_runs
+from pipeline.runs import RUN_ID, RunFolder, check_home, check_run_id, home, list_runs
 from pipeline.storage import (
     Storage,
     absolute_address,
+    below,
     check_address,
     is_address,
     parent_and_name,
     reason_of,
 )
 from pipeline.tracking_marks import DELIVERED, FETCHED
-
-RUN_ID = re.compile(r"[\w][\w.=,+-]{0,199}")
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +87,31 @@ def open_run(
     except Exception as error:  # all that a file system and its network can raise
         shown = redact(address)
         raise RunFailedError(f"{shown}: {reason_of(error)}; nothing was fetched") from error
+
+
+def find_run(run_id: str, copy_to: str, progress: Progress) -> RunFolder | None:
+    """Return the run `run_id` that is in the home, else fetched from its copies; None if it is new.
+
+    Args:
+        run_id: A whole id; BadInputError if it cannot be one.
+        copy_to: Where its copies are, if it has any; empty: nowhere.
+        progress: As of `open_run`, whose errors are raised too.
+    """
+    check_run_id(run_id)
+    if run_id in list_runs():
+        return RunFolder.open(run_id)
+    if not copy_to:
+        return None
+    address = below(copy_to, run_id)
+    try:
+        if not read_manifests(Storage(address)):
+            return None
+    except Exception as error:  # all that a file system and its network can raise
+        raise RunFailedError(
+            f"{redact(address)}: {reason_of(error)}; whether there are copies of run {run_id} is "
+            "not known"
+        ) from error
+    return open_run(address, progress)
 
 
 def _is_folder_of_copies(text: str) -> bool:

@@ -76,6 +76,11 @@ class MlflowRun:
             "status": self._set_status,
         }
 
+    @property
+    def page(self) -> str:
+        """The run's page, relative to the server's address."""
+        return f"#/experiments/{self._experiment_id}/runs/{self.run_id}"
+
     def exists(self) -> bool:
         """Tell whether the server knows the run, whose id may be from another time."""
         from mlflow.exceptions import MlflowException

@@ -25,6 +25,7 @@ RESUMABLE = (
     "workers.max_retries",
     "workers.task_timeout_s",
     "environments.timeout_s",
+    "job.",
     "checkpoint.",
     "tracking.",
     "evaluation.",
@@ -54,6 +55,17 @@ def check_fixed(run_id: str, experiment: Experiment, saved: dict[str, Any]) -> N
             raise BadInputError(
                 f"run {run_id}: config.yaml says {key}={here}, its checkpoint {key}={there}: "
                 "restore the file, or start a new run"
+            )
+
+
+def check_same(run_id: str, experiment: Experiment, of_run: Experiment) -> None:
+    """Raise BadInputError if the run is there, but of another experiment than is asked for."""
+    asked, there = fixed_values(experiment), fixed_values(of_run)
+    for key in sorted(asked.keys() | there.keys()):
+        if asked.get(key) != there.get(key):
+            raise BadInputError(
+                f"run {run_id} exists, with {key}={there.get(key)}, not {asked.get(key)}: give "
+                "another --run-id, or the experiment that the run is of"
             )
 
 

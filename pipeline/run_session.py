@@ -28,6 +28,7 @@ from pipeline.live_points import LivePoints
 from pipeline.live_report import LiveReport
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
+from pipeline.origin import origin_tags
 from pipeline.plot_style import COLOURS
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
@@ -209,14 +210,16 @@ class RunSession:
         data = self._family.dataset
         self._tracker.set_status("RUNNING")
         self._tracker.log_params(self._experiment.model_dump(mode="json"))
+        splits: tuple[tuple[Split, str], ...] = (("train", "meta-training"), ("test", "meta-test"))
         self._tracker.set_tags(
             {
                 "outerloop.experiment": self._experiment.name,
                 "outerloop.algorithm": self._experiment.algorithm.name,
                 "outerloop.run_dir": str(self._run.path),
             }
+            | {f"outerloop.data.{split}": self._data_digest(split) for split, _ in splits}
+            | origin_tags()
         )
-        splits: tuple[tuple[Split, str], ...] = (("train", "meta-training"), ("test", "meta-test"))
         for split, context in splits:
             digest = self._data_digest(split)
             profile = self._family.profile(split)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs ca
 
 MAX_SUMMARY_BYTES = 16 << 20
 TIME_FORMAT = "%Y%m%d-%H%M%S"
+RUN_ID = re.compile(r"[\w][\w.=,+-]{0,199}")
 MADE = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{6}$")  # the end of a run's id
 NUM_RUNS_NAMED = 5  # in an error message
 
@@ -68,19 +69,15 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, experiment: Experiment) -> RunFolder:
+    def create(cls, experiment: Experiment, run_id: str = "") -> RunFolder:
         """Make the folder of a new run of `experiment`, with its config.yaml.
 
-        The run id is the experiment's name, the time (UTC) and six random digits. The folder
-        appears under its name only when it is complete. BadInputError if the home cannot be
-        written.
+        Its id is `run_id`, by default a new one. The folder appears under its name only when it is
+        complete. BadInputError if the home cannot be written.
         """
         from pipeline.config import to_yaml
 
-        made = datetime.now(UTC).strftime(TIME_FORMAT)
-        run_id = f"{experiment.name}-{made}-{secrets.token_hex(3)}"
-        if Path(run_id).name != run_id or run_id.startswith("."):
-            raise BadInputError(f"name: '{experiment.name}' cannot be part of a folder's name")
+        run_id = run_id or new_run_id(experiment.name)
         draft = home() / f".{run_id}"
         try:
             draft.mkdir(parents=True)
@@ -238,6 +235,21 @@ class RunFolder:
                 f"{self.summary}: {error}; expected what `outerloop train` wrote; remove it to go "
                 "on without"
             ) from None
+
+
+def new_run_id(name: str) -> str:
+    """Return an id for a run of the experiment `name`: that, the time (UTC), six random digits."""
+    made = datetime.now(UTC).strftime(TIME_FORMAT)
+    return f"{name}-{made}-{secrets.token_hex(3)}"
+
+
+def check_run_id(run_id: str) -> None:
+    """Raise BadInputError unless `run_id` can be a run's id, and so a folder's name."""
+    if not RUN_ID.fullmatch(run_id):
+        raise BadInputError(
+            f"run id '{run_id:.100}': expected at most 200 letters, digits and any of _ . = , + -, "
+            "a letter, digit or _ first"
+        )
 
 
 def list_runs() -> list[str]:

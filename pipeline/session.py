@@ -20,7 +20,7 @@ from pipeline.interrupt import StopRequest
 from pipeline.network import build_network
 from pipeline.progress import Progress
 from pipeline.redaction import redact
-from pipeline.resumable import RESUMABLE, check_fixed, check_meta
+from pipeline.resumable import RESUMABLE, check_fixed, check_meta, check_same
 from pipeline.run_session import RunSession, TrainResult
 from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
@@ -28,17 +28,18 @@ from pipeline.tasks import task_family
 from pipeline.tracking import tracking_uri
 from pipeline.tracking_marks import read_target
 
-__all__ = ["TrainResult", "evaluate", "resume", "train"]
+__all__ = ["TrainResult", "evaluate", "go_on", "resume", "train"]
 
 BASELINES = ("scratch",)
 # What a meta-test of a trained run may change: the test, not what is tested.
 TESTABLE = ("episodes.num_", "episodes.test", "evaluation.")
 
 
-def train(experiment: Experiment, progress: Progress) -> TrainResult:
+def train(experiment: Experiment, progress: Progress, run_id: str = "") -> TrainResult:
     """Start a run and bring it to its end, the meta-test included.
 
-    Raises BadInputError before anything is written when the experiment cannot be run here.
+    Its id is `run_id`, by default a new one. Raises BadInputError before anything is written when
+    the experiment cannot be run here.
     """
     check_baselines(experiment.evaluation.baselines)
     tracking_uri(experiment.tracking.uri, home())
@@ -47,7 +48,7 @@ def train(experiment: Experiment, progress: Progress) -> TrainResult:
     if experiment.meta.num_steps == 0:
         progress.message("meta.steps=0: nothing is trained; the meta-test is of the initialisation")
     with _listening(experiment, Start(), progress) as (backend, stop):
-        run = RunFolder.create(experiment)
+        run = RunFolder.create(experiment, run_id)
         with run.locked(), copying(run, experiment, 0) as copies:
             return RunSession(run, experiment, backend, stop, progress, None, copies).train()
 
@@ -63,10 +64,26 @@ def resume(
         return _resume(run, overrides, progress, take_over)
 
 
+def go_on(run: RunFolder, experiment: Experiment, progress: Progress) -> TrainResult:
+    """Go on with a run that is there already, of which `experiment` says all that it is to be.
+
+    BadInputError if the run was trained with anything else than `experiment` says.
+    """
+    check_same(run.run_id, experiment, run.read_experiment())
+    with run.locked():
+        return _resume_as(run, experiment, progress, take_over=False)
+
+
 def _resume(
     run: RunFolder, overrides: Sequence[str], progress: Progress, take_over: bool
 ) -> TrainResult:
     experiment = _overridden(run, overrides, RESUMABLE, "a resumed run")
+    return _resume_as(run, experiment, progress, take_over)
+
+
+def _resume_as(
+    run: RunFolder, experiment: Experiment, progress: Progress, take_over: bool
+) -> TrainResult:
     _check_files(run)
     checkpoint = _newest_checkpoint(run, experiment)
     step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps

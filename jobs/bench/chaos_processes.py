@@ -103,12 +103,16 @@ class Server:
 class Nodes:
     """Two nodes of Ray on this machine, of which the second can be killed."""
 
-    def __init__(self, folder: Path, num_cpus: int) -> None:
-        """Prepare a head of half the CPUs and a node of the other half; they run in a block."""
+    def __init__(self, folder: Path, num_cpus: int, has_jobs: bool = False) -> None:
+        """Prepare a head of half the CPUs and a node of the other half; they run in a block.
+
+        With `has_jobs` the head takes jobs at `job_server`.
+        """
         folder.mkdir()
         self._folder = folder
         self._num_cpus = num_cpus
         self._port = free_port()
+        self.job_server = f"http://127.0.0.1:{free_port()}" if has_jobs else ""
         self._groups: list[Group] = []
         self._num_starts = 0
         self.address = f"127.0.0.1:{self._port}"
@@ -116,7 +120,7 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         try:
-            self._start("--head", f"--port={self._port}", "--include-dashboard=false")
+            self._start("--head", f"--port={self._port}", *self._head_options())
             self.start_second()
         except BaseException:
             self.__exit__()
@@ -129,7 +133,9 @@ class Nodes:
 
     def start_second(self) -> None:
         """Start the second node, again; it has joined then."""
-        self._start(f"--address={self.address}")
+        # In the session folder of the head, each would remove what the other unpacked of a job.
+        own = f"--temp-dir={self._folder / 'second'}" if self.job_server else ""
+        self._start(f"--address={self.address}", own)
 
     def kill_second(self) -> None:
         """SIGKILL every process of the second node."""
@@ -139,9 +145,21 @@ class Nodes:
         """Return the processes of both."""
         return [process for group in self._groups for process in group.family()]
 
+    def _head_options(self) -> list[str]:
+        if not self.job_server:
+            return ["--include-dashboard=false"]
+        port = self.job_server.rpartition(":")[2]
+        return [
+            "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={port}",
+        ]
+
     def _start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+        command += [option for option in options if option]
         command += [f"--num-cpus={self._num_cpus // 2}", "--disable-usage-stats"]
+        command += [f"--dashboard-agent-listen-port={free_port()}"]  # by default the same for all
         log = self._folder / "log.txt"
         self._groups.append(Group(command, log, self.environment))
         self._num_starts += 1
