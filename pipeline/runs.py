@@ -73,11 +73,12 @@ class RunFolder:
         """Make the folder of a new run of `experiment`, with its config.yaml.
 
         Its id is `run_id`, by default a new one. The folder appears under its name only when it is
-        complete. BadInputError if the home cannot be written.
+        complete. BadInputError if the home cannot be written, or the id cannot be a folder's name.
         """
         from pipeline.config import to_yaml
 
         run_id = run_id or new_run_id(experiment.name)
+        check_run_id(run_id)
         draft = home() / f".{run_id}"
         try:
             draft.mkdir(parents=True)
