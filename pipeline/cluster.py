@@ -24,14 +24,17 @@ from pipeline.actors import TaskActor
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
-from pipeline.connection import NodeWatch, cause_of, connect, disconnect, first_line, gpu_share
+from pipeline.connection import NodeWatch, cause_of, connect, disconnect, first_line
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.failure import Action, Kind, decide
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
+from pipeline.progress import SHOWN
+from pipeline.resources import gpu_share, nodes, room_for_workers
 from pipeline.server import Start
 from pipeline.shard_actors import ShardActors
 from pipeline.task_states import DamagedStateError
 
+LOOK_EVERY_S = 5.0  # at the size of the cluster
 START_TIMEOUT_S = 180.0  # of a worker's process, its imports and its data
 
 logger = logging.getLogger(__name__)
@@ -56,9 +59,10 @@ class RayBackend:
         self._experiment = experiment
         self._owns_ray = connect(experiment)
         self._watch = NodeWatch()
-        self._gpus = gpu_share(experiment)
+        self._gpus = gpu_share(experiment.workers, nodes())
         self._shards = ShardActors(experiment, self._watch)
-        self._slots = [self._start_worker() for _ in range(experiment.workers.count)]
+        self._next_look = 0.0  # at the cluster's size; monotonic time
+        self._slots = [self._start_worker() for _ in range(self._wanted())]
         self._starts_in_vain = 0  # in a row
         self.load(start)
 
@@ -102,6 +106,7 @@ class RayBackend:
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s, fetch_local=False)
         if not done:
             self._watch.check(idle=True)
+        self._follow_cluster()
         self._check_starts()
         found: list[Segment | TaskFailure] = self._hung()
         for item in done:
@@ -130,9 +135,8 @@ class RayBackend:
 
     def give_up(self) -> None:
         """Replace the workers: a task that runs cannot be called back."""
-        count = len(self._slots)
         self.discard()
-        self._slots = [self._start_worker() for _ in range(count)]
+        self._slots = [self._start_worker() for _ in range(self._wanted())]
 
     def discard(self) -> None:
         """Drop the workers with whatever they do."""
@@ -153,15 +157,52 @@ class RayBackend:
 
     def _start_worker(self) -> Slot:
         workers = self._experiment.workers
-        actor = TaskActor.options(num_cpus=workers.threads, num_gpus=self._gpus).remote(
-            self._experiment
-        )
+        options: dict[str, Any] = {"num_cpus": workers.threads, "num_gpus": self._gpus}
+        if workers.placement == "spread":
+            options["scheduling_strategy"] = "SPREAD"
+        if workers.accelerator:
+            options["accelerator_type"] = workers.accelerator
+        if workers.labels:
+            options["label_selector"] = dict(workers.labels)
+        actor = TaskActor.options(**options).remote(self._experiment)
         return Slot(actor, actor.ready.remote())
+
+    def _wanted(self) -> int:
+        """Return how many workers there are to be by now."""
+        count = self._experiment.workers.count
+        if count != "auto":
+            return count
+        return max(1, room_for_workers(self._experiment, self._gpus, nodes()))
+
+    def _follow_cluster(self) -> None:
+        """Have as many workers as the cluster has room for, if that is asked for.
+
+        Those that stand are left to their tasks: a node that leaves ends them itself.
+        """
+        now = time.monotonic()
+        if self._experiment.workers.count != "auto" or now < self._next_look:
+            return
+        self._next_look = now + LOOK_EVERY_S
+        wanted, had = self._wanted(), len(self._slots)
+        for slot in [slot for slot in self._slots if slot.ready is not None]:
+            if len(self._slots) > wanted:
+                ray.kill(slot.actor)
+                self._slots.remove(slot)
+        while len(self._slots) < wanted:
+            self._slots.append(self._start_worker())
+        if len(self._slots) != had:
+            now_there = len(self._slots)
+            logger.info(
+                "the cluster has room for %d worker%s now; there were %d",
+                *(now_there, "s" * (now_there != 1), had),
+                extra=SHOWN,
+            )
 
     def _check_starts(self) -> None:
         """Ask again for workers that hang while they start; RunFailedError if no worker stands."""
         now = time.monotonic()
-        slow = [s for s in self._slots if s.ready is not None and now - s.begun > START_TIMEOUT_S]
+        timeout_s = max(START_TIMEOUT_S, self._experiment.workers.wait_for_nodes_s)
+        slow = [s for s in self._slots if s.ready is not None and now - s.begun > timeout_s]
         if slow and all(slot.ready is not None for slot in self._slots):
             longest = now - min(slot.begun for slot in slow)
             free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
@@ -171,7 +212,7 @@ class RayBackend:
                 f"node; free in the cluster: {free.get('CPU', 0):g} CPU, {free.get('GPU', 0):g} GPU"
             )
         for slot in slow:  # one that only waits for room waits on, as another one
-            logger.warning("a worker has not started in %g s; it is replaced", START_TIMEOUT_S)
+            logger.warning("a worker has not started in %g s; it is replaced", timeout_s)
             ray.kill(slot.actor)
             self._slots[self._slots.index(slot)] = self._start_worker()
 

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.config_errors import ConfigProblems, Problem
+from pipeline.config_errors import ConfigProblems, Problem, shown
 from pipeline.redaction import holds_password
 from pipeline.storage import absolute_address
 
@@ -169,7 +169,11 @@ class MetaConfig(Section):
 class WorkersConfig(Section):
     """Where inner loops run. Nothing here changes the result, but `threads` and `device`."""
 
-    count: int = Field(2, ge=0, description="Task workers; 0 runs all in this process.")
+    count: int | Literal["auto"] = Field(
+        2,
+        description="Task workers; 0 runs all in this process; auto: as many as the cluster has "
+        "room for, also when nodes join or leave.",
+    )
     threads: int = Field(1, ge=1, description="Torch threads of a worker.")
     device: str = Field(
         "auto",
@@ -177,6 +181,21 @@ class WorkersConfig(Section):
     )
     gpus_per_worker: float = Field(
         0.0, ge=0, description="Share of a GPU for each worker; 0 with a GPU divides them evenly."
+    )
+    placement: Literal["pack", "spread"] = Field(
+        "pack", description="Whether workers fill one node after another, or all nodes evenly."
+    )
+    accelerator: str = Field(
+        "", description="Kind of GPU that workers are to have, as Ray names it (A100, H100, …)."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Ray labels of the nodes that workers may be on."
+    )
+    wait_for_nodes_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds that a worker may wait for the cluster to grow, as its autoscaler "
+        "does; 0: what does not fit now is refused.",
     )
     address: str = Field(
         "",
@@ -192,6 +211,13 @@ class WorkersConfig(Section):
         description="Seconds without a segment after which a worker, or without an answer after "
         "which an aggregator, is taken to hang and is replaced; 0: never.",
     )
+
+    @field_validator("count", mode="before")
+    @classmethod
+    def _is_count(cls, count: object) -> object:
+        if count == "auto" or (type(count) is int and count >= 0):
+            return count
+        raise ValueError(f"expected auto or a whole number of at least 0, got {shown(count)}")
 
     @field_validator("device")
     @classmethod

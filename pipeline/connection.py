@@ -23,6 +23,7 @@ from pipeline.caches import replace_unwritable_ray_token
 from pipeline.config import Experiment
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.orphans import end_orphans
+from pipeline.resources import check_resources
 
 REACH_TIMEOUT_S = 5.0
 LIST_NODES_EVERY_S = 5.0
@@ -45,7 +46,7 @@ def connect(experiment: Experiment) -> bool:
     at the address; RunFailedError when Ray cannot start here.
     """
     if ray.is_initialized():
-        _check_resources(experiment)
+        check_resources(experiment)
         return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -74,7 +75,7 @@ def connect(experiment: Experiment) -> bool:
             raise RunFailedError(f"Ray could not start: {reason}; {WITHOUT_RAY}") from None
         raise BadInputError(f"workers.address: '{address}': {reason}; {TOKEN_ADVICE}") from None
     try:
-        _check_resources(experiment)
+        check_resources(experiment)
     except BadInputError:
         disconnect(True)
         raise
@@ -145,36 +146,6 @@ def _check_reachable(address: str) -> None:
         raise BadInputError(
             f"workers.address: '{address}': no Ray cluster answers there: {error}"
         ) from None
-
-
-def _check_resources(experiment: Experiment) -> None:
-    workers = experiment.workers
-    cores, gpus = _total("CPU"), _total("GPU")
-    if workers.count * workers.threads > cores:
-        raise BadInputError(
-            f"workers.count: {workers.count} workers of {workers.threads} thread(s) need "
-            f"{workers.count * workers.threads} CPU cores; there are {cores:.0f}"
-        )
-    wanted = max(gpu_share(experiment) * workers.count, float(workers.device.startswith("cuda")))
-    if wanted > gpus + 1e-9:
-        raise BadInputError(
-            f"workers.gpus_per_worker: {workers.count} workers need {wanted:g} GPUs; "
-            f"there are {gpus:g}"
-        )
-
-
-def gpu_share(experiment: Experiment) -> float:
-    """GPUs of one worker: as configured, else an even share of those there are."""
-    workers = experiment.workers
-    if workers.gpus_per_worker or workers.device == "cpu":
-        return workers.gpus_per_worker
-    share = _total("GPU") / workers.count
-    return float(int(share)) if share >= 1 else share
-
-
-def _total(resource: str) -> float:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get(resource, 0.0)
 
 
 class NodeWatch:

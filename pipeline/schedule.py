@@ -187,7 +187,9 @@ def make_schedule(experiment: Experiment, version: int, state: dict[str, Any]) -
     if experiment.meta.mode == "async":
         schedule = AsyncSchedule(experiment, version, state)
         workers, bound = experiment.workers, experiment.meta.max_staleness
-        staleness = workers.count * workers.queue_depth / schedule.num_per_step
+        # How many workers `auto` comes to is known later, and changes.
+        count = 0 if workers.count == "auto" else workers.count
+        staleness = count * workers.queue_depth / schedule.num_per_step
         if staleness > bound + 1:
             logger.warning(
                 "about %.0f outer steps pass while a task runs (workers.count x "

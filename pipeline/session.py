@@ -202,10 +202,14 @@ def open_backend(experiment: Experiment, start: Start, progress: Progress) -> It
         backend = LocalBackend(experiment, start)
     else:
         from pipeline.cluster import RayBackend
+        from pipeline.resources import said_of
 
-        noun = "worker" if experiment.workers.count == 1 else "workers"
-        progress.message(f"starting {experiment.workers.count} {noun}…")
+        count = experiment.workers.count
+        wanted = "workers" if count == "auto" else f"{count} worker{'s' * (count != 1)}"
+        progress.message(f"starting {wanted}…")
         backend = RayBackend(experiment, start)
+        if experiment.workers.address:
+            progress.message(said_of(experiment))
     try:
         yield backend
     finally:

@@ -12,6 +12,9 @@ import pytest
 
 from jobs.bench.chaos_processes import Nodes, Server
 
+# A node that is gone is missed within two seconds, and not after half a minute.
+QUICK = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -31,7 +34,8 @@ def running_cluster(tmp_path_factory):
         patch.setenv("OUTERLOOP_HOME", str(folder / "runs"))  # as on the nodes of a cluster
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        nodes = Nodes(Path(short) / "n", 4, has_jobs=True)
+        nodes = Nodes(Path(short) / "n", 2, has_jobs=True)
+        nodes.environment |= QUICK
         with nodes:
             yield Cluster(nodes, folder / "runs", tracking)
 

@@ -12,7 +12,6 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from jobs import cli
 from tests.processes import ROOT, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -32,10 +31,17 @@ TINY = (
 ONE = "workers.count=1"
 
 
-def said(capsys, *words, code=0):
-    """The JSON of a command, run in this process."""
-    assert cli.run(["--json", *words]) == code
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+def run(*words, code=0):
+    """What a command says, in a process of its own: Ray keeps the token that one began with."""
+    command = [sys.executable, "-m", "jobs.cli", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def said(*words, code=0):
+    """The JSON of a command."""
+    return json.loads(run("--json", *words, code=code).stdout.splitlines()[-1])
 
 
 def outer_steps(cluster, run_id):
@@ -53,37 +59,42 @@ def driver_of(run_id):
     return None
 
 
-def test_a_job_that_is_killed_stopped_and_resumed_ends_as_a_run_here(cluster, capsys):
-    job = said(capsys, "submit", *TINY, ONE, "meta.steps=300", "--detach")
+def test_a_job_that_is_killed_stopped_and_resumed_ends_as_a_run_here(cluster):
+    """A node leaves and comes back besides, and workers with it."""
+    job = said("submit", *TINY, "workers.count=auto", "meta.steps=2000", "--detach")
     run_id, job_id = job["run_id"], job["job_id"]
+    log = cluster.runs / run_id / "log.txt"
     wait_until(lambda: outer_steps(cluster, run_id) >= 2, 120)
-    driver = driver_of(run_id)
-    driver.send_signal(signal.SIGKILL)
+    cluster.nodes.kill_second()
+    wait_until(lambda: "has room for 1 worker now; there were 2" in log.read_text(), 120)
+    cluster.nodes.start_second()
+    wait_until(lambda: "has room for 2 workers now; there were 1" in log.read_text(), 120)
+    driver_of(run_id).send_signal(signal.SIGKILL)
     reached = outer_steps(cluster, run_id)
     wait_until(lambda: outer_steps(cluster, run_id) > reached + 1, 120)  # job.max_retries
-    about = said(capsys, "jobs", "status", job_id)
+    about = said("jobs", "status", job_id)
     assert about["status"] == "RUNNING"
     assert about["run_id"] == run_id
 
-    assert said(capsys, "jobs", "stop", job_id)["status"] == "STOPPED"
-    assert cli.run(["jobs", "logs", job_id]) == 0
-    log = capsys.readouterr().out
+    assert said("jobs", "stop", job_id)["status"] == "STOPPED"
+    log = run("jobs", "logs", job_id).stdout
+    assert "cluster: 2 nodes with 2 CPU cores and 0 GPUs; asked for: as many workers as fit" in log
     assert "the driver ended (SIGKILL): started again" in log
     assert "interrupted by SIGTERM; checkpoint at outer step" in log
     assert "result:" not in log
-    assert cli.run(["jobs", "stop", job_id]) == 2
-    assert "has ended already (STOPPED)" in capsys.readouterr().err
+    refused = run("jobs", "stop", job_id, code=2)
+    assert "has ended already (STOPPED)" in refused.stderr
 
     last = outer_steps(cluster, run_id) + 2
-    resumed = said(capsys, "submit", "--resume", run_id, f"meta.steps={last}")
+    resumed = said("submit", "--resume", run_id, f"meta.steps={last}")
     assert resumed["status"] == "SUCCEEDED"
     assert resumed["outer_steps"] == last
-    assert {job["run_id"] for job in said(capsys, "jobs", "list")["jobs"]} >= {run_id}
+    assert {job["run_id"] for job in said("jobs", "list")["jobs"]} >= {run_id}
 
-    here = said(capsys, "train", *TINY, f"meta.steps={last}", "workers.count=0")
+    here = said("train", *TINY, f"meta.steps={last}", "workers.count=0")
     assert resumed["parameters_sha256"] == here["parameters_sha256"]
     assert resumed["final"] == here["final"]
-    _check_links(cluster, resumed, said(capsys, "jobs", "status", resumed["job_id"]), last)
+    _check_links(cluster, resumed, said("jobs", "status", resumed["job_id"]), last)
 
 
 def _check_links(cluster, resumed, about, last):
@@ -104,18 +115,18 @@ def _check_links(cluster, resumed, about, last):
     assert {"config.yaml", "plots", "evaluation"} <= found
 
 
-def test_a_run_that_the_cluster_refuses_is_refused_in_its_own_words(cluster, capsys, tmp_path):
+def test_a_run_that_the_cluster_refuses_is_refused_in_its_own_words(cluster, tmp_path):
     words = ("submit", *TINY, ONE, "workers.device=cuda", "--job-id", "once")
-    error = said(capsys, *words, code=2)["error"]
+    error = said(*words, code=2)["error"]
     assert error.startswith("job once: workers.gpus_per_worker: 1 workers need 1 GPUs")
-    assert "has, or had, a job of that name" in said(capsys, *words, code=2)["error"]
+    assert "has, or had, a job of that name" in said(*words, code=2)["error"]
     empty = f"OUTERLOOP_DATA={tmp_path}"
-    refused = said(capsys, "submit", "leap-omniglot-small", "--env", empty, code=2)
+    refused = said("submit", "leap-omniglot-small", "--env", empty, code=2)
     assert "omniglot" in refused["error"]
 
 
-def test_ctrl_c_leaves_the_job_at_work(cluster, capsys):
-    command = [sys.executable, "-m", "jobs.cli", "submit", *TINY, ONE, "meta.steps=300"]
+def test_ctrl_c_leaves_the_job_at_work(cluster):
+    command = [sys.executable, "-m", "jobs.cli", "submit", *TINY, ONE, "meta.steps=2000"]
     following = subprocess.Popen(
         command, cwd=ROOT, env=dict(os.environ), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -127,17 +138,15 @@ def test_ctrl_c_leaves_the_job_at_work(cluster, capsys):
     assert following.returncode == 130
     assert b"goes on; follow it again: outerloop jobs logs " in errors
     job_id = errors.split(b"jobs logs ")[1].split()[0].decode()
-    assert said(capsys, "jobs", "status", job_id)["status"] == "RUNNING"
-    said(capsys, "jobs", "stop", job_id)
+    assert said("jobs", "status", job_id)["status"] == "RUNNING"
+    said("jobs", "stop", job_id)
 
 
-def test_unknown_jobs_wrong_tokens_and_runs_that_are_not_there(cluster, capsys, monkeypatch):
-    assert "unknown job 'nothing'" in said(capsys, "jobs", "status", "nothing", code=2)["error"]
-    error = said(capsys, "submit", "--resume", "no-such-run", code=2)["error"]
+def test_unknown_jobs_wrong_tokens_and_runs_that_are_not_there(cluster, monkeypatch):
+    assert "unknown job 'nothing'" in said("jobs", "status", "nothing", code=2)["error"]
+    error = said("submit", "--resume", "no-such-run", code=2)["error"]
     assert "unknown run 'no-such-run'" in error
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)  # Ray keeps the one that a process began with
-    command = [sys.executable, "-m", "jobs.cli", "jobs", "list"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "wants a token" in done.stderr
-    assert done.stderr.count("\n") == 1
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
+    refused = run("jobs", "list", code=2)
+    assert "wants a token" in refused.stderr
+    assert refused.stderr.count("\n") == 1
