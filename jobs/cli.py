@@ -424,6 +424,16 @@ def bench_atari(
     return commands.figures(context.obj, "bench atari", values)
 
 
+@bench.command("control-plane")
+def bench_control_plane(context: typer.Context, overrides: Overrides = None) -> Result:
+    """Tasks a second and time of outer steps while inner loops are empty: what the rest sustains."""
+    from jobs import commands
+    from jobs.bench import control_plane
+
+    values = control_plane.run(console=context.obj, overrides=tuple(overrides or ()))
+    return commands.figures(context.obj, "bench control-plane", values)
+
+
 @bench.command("recovery")
 def bench_recovery(
     context: typer.Context,

@@ -17,6 +17,8 @@ from algorithms.outer import make_outer_optimizer, scheduled_lr
 from pipeline.config_sections import OuterConfig
 from pipeline.messages import TaskKey, TaskSpec
 
+SQUARED_AT_ONCE = 1 << 15
+
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -97,6 +99,9 @@ class AggregatorShard:
             delay=outer.delay,
             activation=outer.activation,
         )
+        # Kept from one outer step to the next: memory that is asked for anew costs as much again.
+        self._grad = torch.empty_like(self.params)
+        self._before = torch.empty_like(self.params)
         self._open: dict[TaskKey, Contribution] = {}
         self._oldest_open = 0
         self._counted: set[TaskKey] = set()  # of those from `_oldest_open` on
@@ -140,7 +145,7 @@ class AggregatorShard:
         """
         if commit.step != self.version or self.missing(commit):
             raise ValueError(f"outer step {commit.step} cannot be committed at {self.version}")
-        before = self.params.clone()
+        before = self._before.copy_(self.params)
         grad = self._average(commit.accepted)
         if commit.accepted:
             self.optimizer.set_lr(self._lr())
@@ -148,7 +153,7 @@ class AggregatorShard:
         self._close(commit)
         self.version += 1
         return ShardUpdate(
-            self.version, _square(grad), _square(self.params - before), _square(self.params)
+            self.version, _square(grad), _square(self.params, before), _square(self.params)
         )
 
     def _close(self, commit: Commit) -> None:
@@ -175,14 +180,34 @@ class AggregatorShard:
         )
 
     def _average(self, accepted: Mapping[TaskKey, Accepted]) -> Tensor:
-        total = torch.zeros_like(self.params)
-        count = torch.zeros_like(self.params)
+        total = self._grad.zero_()
         for key, task in sorted(accepted.items()):
             for start, values in self._open[key].sums.items():
                 total[start : start + len(values)].add_(values, alpha=task.weight)
-                count[start : start + len(values)] += 1
-        return total.div_(count.clamp_(min=1))
+        return total.div_(self._counts(accepted))
+
+    def _counts(self, accepted: Mapping[TaskKey, Accepted]) -> Tensor | int:
+        """Return how many of the tasks hold each element, at least 1; one number if all do."""
+        held = [self._open[key].sums for key in accepted]
+        if all(len(sums.get(0, ())) == len(self.params) for sums in held):
+            return max(1, len(held))
+        counts = torch.zeros_like(self.params)
+        for sums in held:
+            for start, values in sums.items():
+                counts[start : start + len(values)] += 1
+        return counts.clamp_(min=1)
 
 
-def _square(values: Tensor) -> float:
-    return float(values.double().square().sum())
+def _square(values: Tensor, less: Tensor | None = None) -> float:
+    """Return the sum of squares of `values`, or of `values` minus `less`, in float64.
+
+    In parts that stay within a core's cache.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(values), SQUARED_AT_ONCE):
+        part = values[start : start + SQUARED_AT_ONCE]
+        if less is not None:
+            part = part - less[start : start + SQUARED_AT_ONCE]
+        wide = part.double()
+        total += torch.dot(wide, wide)
+    return float(total)

@@ -60,7 +60,7 @@ def connect(experiment: Experiment) -> bool:
         if not address:
             end_orphans()
             replace_unwritable_ray_token()
-        with _signals_kept(), nullcontext() if address else _on_loopback():
+        with _signals_kept(), nullcontext() if address else on_loopback():
             ray.init(
                 address=address or "local",
                 namespace="outerloop",
@@ -90,7 +90,7 @@ def disconnect(owns_ray: bool) -> None:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
+def on_loopback() -> Iterator[None]:
     """Have a Ray that is started in the block listen for this machine alone, all its processes.
 
     Ray does so by itself on macOS and Windows, and has no setting for it elsewhere.

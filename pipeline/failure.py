@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from pipeline.config import Experiment
+if TYPE_CHECKING:  # the configuration imports torch, which a message does not need
+    from pipeline.config import Experiment
 
 MAX_WAIT_S = 60.0
 
