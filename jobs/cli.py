@@ -426,7 +426,7 @@ def bench_atari(
 
 @bench.command("control-plane")
 def bench_control_plane(context: typer.Context, overrides: Overrides = None) -> Result:
-    """Tasks a second and time of outer steps while inner loops are empty: what the rest sustains."""
+    """Tasks a second, time of outer steps with empty inner loops: what the pipeline sustains."""
     from jobs import commands
     from jobs.bench import control_plane
 

@@ -74,9 +74,11 @@ class AggregatorServer:
         self._shard = build_shard(experiment, number, start)
         return self._shard.version, *self._published()
 
-    def restore(self, experiment: Experiment, number: int, published: Published) -> int:
-        """Build the shard that another actor held, from its state; return its version."""
-        self._shard = restored_shard(experiment, number, published.arrays)
+    def restore(
+        self, experiment: Experiment, number: int, params: Published, state: Published
+    ) -> int:
+        """Build the shard that another actor held, from what it published; return its version."""
+        self._shard = restored_shard(experiment, number, params.arrays["params"], state.arrays)
         return self._shard.version
 
     def pid(self) -> int:
@@ -99,7 +101,7 @@ class AggregatorServer:
 
     @ray.method(num_returns=3)
     def commit(self, commit: Commit) -> tuple[ShardUpdate, Any, Any]:
-        """Take the outer step; return it, the new parameters and the whole state, by reference."""
+        """Take the outer step; return it, the new parameters and the rest, by reference."""
         return self._shard.commit(commit), *self._published()
 
     def _published(self) -> tuple[Published, Published]:

@@ -61,20 +61,23 @@ def build_shard(experiment: Experiment, number: int, start: Start) -> Aggregator
 
 
 def state_of(shard: AggregatorShard) -> dict[str, Array]:
-    """Return all that `restored_shard` needs: parameters, optimizer's state, outer steps taken."""
+    """Return what `restored_shard` needs besides parameters: optimizer's state, outer steps."""
     state = {f"{OPTIMIZER}{k}": t.numpy() for k, t in shard.optimizer.state_tensors().items()}
-    return state | {"params": shard.params.numpy(), "version": np.array(shard.version)}
+    return state | {"version": np.array(shard.version)}
 
 
 def restored_shard(
-    experiment: Experiment, number: int, state: Mapping[str, Array]
+    experiment: Experiment, number: int, params: Array, state: Mapping[str, Array]
 ) -> AggregatorShard:
-    """Return shard `number` as it was when `state_of` returned `state`, without open tasks."""
+    """Return shard `number` as it was with `params` when `state_of` returned `state`.
+
+    It holds no open tasks.
+    """
     torch.set_num_threads(1)
     layout = outer_layout(experiment, build_network(experiment)[1])
     shard = AggregatorShard(
         layout.shard_bounds()[number][0],
-        torch.from_numpy(state["params"].copy()),
+        torch.from_numpy(params.copy()),
         experiment.outer,
         int(state["version"]),
         experiment.meta.num_steps,

@@ -122,11 +122,13 @@ class ShardActors:
         try:
             return self._ask_all("write_checkpoint", folder, version)
         except AggregatorGoneError:
-            shards = (
-                restored_shard(self._experiment, number, ray.get(state).arrays)
-                for number, state in enumerate(self._states)
-            )
-            return [write_shard_of(shard, folder, version) for shard in shards]
+            written = []
+            for number, published in enumerate(zip(self.params, self._states, strict=True)):
+                params, state = ray.get(list(published))
+                arrays = params.arrays["params"], state.arrays
+                shard = restored_shard(self._experiment, number, *arrays)
+                written.append(write_shard_of(shard, folder, version))
+            return written
 
     def kill(self) -> None:
         """End all shards."""
@@ -177,7 +179,9 @@ class ShardActors:
             self._answer(number, call, self._start_timeout_s)
 
     def _restore(self, number: int) -> Any:
-        return self._actors[number].restore.remote(self._experiment, number, self._states[number])
+        return self._actors[number].restore.remote(
+            self._experiment, number, self.params[number], self._states[number]
+        )
 
     def _put_back(self, number: int, reason: str) -> None:
         """Start an actor in place of a lost one, at the last outer step if there was one."""
