@@ -294,6 +294,19 @@ def verify(
     return verifying.verify(context.obj, run, mlflow_timeout)
 
 
+@app.command("sync")
+def sync_command(
+    context: typer.Context,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Default: all that wait.")
+    ] = None,
+) -> Result:
+    """Send MLflow what it has not got of runs that have ended, as when it was away."""
+    from jobs import syncing
+
+    return syncing.sync_runs(context.obj, runs or [])
+
+
 @app.command()
 def export(
     context: typer.Context,
