@@ -83,7 +83,7 @@ def offered(there: list[Node]) -> str:
 def check_resources(experiment: Experiment) -> None:
     """Raise BadInputError if the cluster has less than is asked for, unless that is waited for."""
     workers, there = experiment.workers, nodes()
-    if workers.wait_for_nodes_s:
+    if workers.wait_for_nodes_s and workers.address:  # a Ray of this machine does not grow
         return
     share = gpu_share(workers, there)
     wanted = max(1 if workers.count == "auto" else workers.count, 1)

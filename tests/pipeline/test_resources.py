@@ -74,7 +74,10 @@ def test_what_does_not_fit_is_refused_but_when_nodes_are_waited_for(
     monkeypatch.setattr(resources, "nodes", lambda: there)
     with pytest.raises(BadInputError, match=said):
         check_resources(tiny(workers=workers))
-    check_resources(tiny(workers={**workers, "wait_for_nodes_s": 60}))
+    waits = {**workers, "wait_for_nodes_s": 60}
+    check_resources(tiny(workers={**waits, "address": "auto"}))
+    with pytest.raises(BadInputError, match=said):  # a Ray that is started here does not grow
+        check_resources(tiny(workers=waits))
 
 
 @pytest.mark.ray
