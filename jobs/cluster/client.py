@@ -15,11 +15,13 @@ from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from pipeline.connection import TOKEN_ADVICE, first_line
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
 from pipeline.redaction import holds_password, redact
+
+__all__ = ["JobDetails", "JobServer", "JobStatus"]
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 # Ray's client lets these stand above the address that it is given.

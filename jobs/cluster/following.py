@@ -11,10 +11,9 @@ import warnings
 from typing import Any
 
 import aiohttp
-from ray.job_submission import JobStatus
 from rich.console import Console
 
-from jobs.cluster.client import JobServer
+from jobs.cluster.client import JobServer, JobStatus
 from jobs.cluster.entry import RESULT
 from pipeline.errors import RunFailedError
 

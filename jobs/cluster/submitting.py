@@ -11,11 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ray.job_submission import JobDetails, JobStatus
 from rich.console import Console
 
 from jobs import catalog
-from jobs.cluster.client import JobServer
+from jobs.cluster.client import JobDetails, JobServer, JobStatus
 from jobs.cluster.following import MLFLOW_LINE, JobLog, follow
 from jobs.cluster.shipping import EXPERIMENT, shipment
 from jobs.tables import rows_table
