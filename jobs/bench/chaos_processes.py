@@ -133,9 +133,7 @@ class Nodes:
 
     def start_second(self) -> None:
         """Start the second node, again; it has joined then."""
-        # In the session folder of the head, each would remove what the other unpacked of a job.
-        own = f"--temp-dir={self._folder / 'second'}" if self.job_server else ""
-        self._start(f"--address={self.address}", own)
+        self._start(f"--address={self.address}", *self._own_folder("second"))
 
     def kill_second(self) -> None:
         """SIGKILL every process of the second node."""
@@ -149,15 +147,20 @@ class Nodes:
         if not self.job_server:
             return ["--include-dashboard=false"]
         port = self.job_server.rpartition(":")[2]
-        return [
-            "--include-dashboard=true",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={port}",
-        ]
+        options = ["--include-dashboard=true", "--dashboard-host=127.0.0.1"]
+        return [*options, f"--dashboard-port={port}", *self._own_folder("head")]
+
+    def _own_folder(self, name: str) -> list[str]:
+        """Keep nodes that run jobs apart.
+
+        In a folder that they share each removes what the other unpacked of a job, and a job's
+        driver is told the address of whichever cluster was started last on this machine.
+        """
+        return [f"--temp-dir={self._folder / name}"] if self.job_server else []
 
     def _start(self, *options: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
-        command += [option for option in options if option]
+        command += options
         command += [f"--num-cpus={self._num_cpus // 2}", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={free_port()}"]  # by default the same for all
         log = self._folder / "log.txt"

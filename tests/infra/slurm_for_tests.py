@@ -57,7 +57,7 @@ class Slurm:
             f"SlurmctldLogFile={folder}/slurmctld.log",
             f"SlurmdLogFile={folder}/slurmd.%n.log",
             "ReturnToService=2",
-            "KillWait=60",
+            "KillWait=20",
             "MpiDefault=none",
             "SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0",
         ]

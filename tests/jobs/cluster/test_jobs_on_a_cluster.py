@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from tests.processes import ROOT, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TINY = (
     "quickstart",
