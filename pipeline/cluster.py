@@ -256,6 +256,7 @@ class RayBackend:
         slot.heard = time.monotonic()
         spec, _ = slot.streams.popleft()
         if isinstance(cause, RayError):  # the parameters were lost under the worker
+            self._watch.check()  # as they are when this machine's own Ray is gone
             return [TaskFailure(spec, first_line(cause), Kind.OBJECT_LOST)]
         if isinstance(cause, RunFailedError):  # a full disk, say: one line that tells what to do
             raise cause from None

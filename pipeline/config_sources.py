@@ -203,6 +203,8 @@ def _base_of(path: Path, tree: Tree, find_base: FindBase) -> Path | None:
 def _read(path: Path) -> tuple[Tree, list[str]]:
     """Return the keys and values of the YAML file `path`, and what is wrong with its keys."""
     try:
+        if path.exists() and not path.is_file():
+            raise BadInputError(f"{path}: is no file; expected an experiment's YAML file")
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
             raise BadInputError(

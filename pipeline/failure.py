@@ -69,7 +69,7 @@ POLICY: dict[Kind, Rule] = {
     Kind.NODE_LOST: Rule(Action.RETRY),
     Kind.OUT_OF_MEMORY: Rule(Action.RETRY, "workers.max_retries", backs_off=True),
     Kind.TASK_HUNG: Rule(Action.RETRY, "workers.max_retries"),
-    Kind.OBJECT_LOST: Rule(Action.RETRY, "workers.max_retries"),
+    Kind.OBJECT_LOST: Rule(Action.RETRY, "workers.max_retries", backs_off=True),
     Kind.FOLDS_LOST: Rule(Action.RETRY),  # the aggregator has a limit of its own
     Kind.STATE_DAMAGED: Rule(Action.RETRY, "workers.max_retries"),
     Kind.TASK_RAISED: Rule(Action.STOP),

@@ -33,6 +33,7 @@ from pipeline.plot_style import COLOURS
 from pipeline.plots import plot_evaluation, plot_meta_training
 from pipeline.progress import Progress
 from pipeline.protocols import learner_of, protocol_of
+from pipeline.redaction import redact
 from pipeline.resumable import fixed_values
 from pipeline.run_ending import RunEnding
 from pipeline.run_log import LoggedProgress, log_evaluation
@@ -62,7 +63,7 @@ class TrainResult:
     parameters_sha256: str  # of the flat float32 outer parameters
     evaluation: Evaluation | None
     plot: Path | None
-    tracking_uri: str
+    tracking_uri: str  # without a password
     ended_by: str  # key of what ended meta-training: meta.num_steps or a budget
     notes: tuple[str, ...]  # what to know of how it went, a line each
 
@@ -158,7 +159,7 @@ class RunSession:
             parameters_sha256=summary["parameters_sha256"],
             evaluation=evaluation,
             plot=plot,
-            tracking_uri=self._uri,
+            tracking_uri=redact(self._uri),
             ended_by=summary["ended_by"],
             notes=notes,
         )

@@ -72,3 +72,12 @@ def test_the_same_command_on_another_machine_goes_on_from_the_copy(capsys, tmp_p
     assert part["outer_steps"] == 2
     assert rest["outer_steps"] == 3
     assert rest["run_dir"] == str(tmp_path / "elsewhere" / "night")
+
+
+def test_a_password_in_the_tracking_address_is_not_in_what_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.run_ending.FINISH_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://alice:hunter2@127.0.0.1:9")
+    assert cli.run(["--json", "train", *TINY, "meta.steps=1"]) == 0
+    output = capsys.readouterr()
+    assert "hunter2" not in output.out + output.err
+    assert json.loads(output.out.splitlines()[-1])["tracking_uri"] == "http://***@127.0.0.1:9"

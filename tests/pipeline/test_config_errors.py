@@ -1,6 +1,8 @@
 """Errors of a configuration: all of them in one line, each with its source, in plain words."""
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -298,3 +300,11 @@ def test_values_of_the_caller_are_left_alone():
     tree = {"meta": {"steps": 3}, "algorithm": {"name": "reptile"}}
     build_experiment(tree, "test")
     assert tree == {"meta": {"steps": 3}, "algorithm": {"name": "reptile"}}
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    """A device has no end, and a pipe may have nobody who writes."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", tmp_path, Path("/dev/zero")):
+        with pytest.raises(BadInputError, match="is no file; expected an experiment's YAML file"):
+            load_experiment(path)
