@@ -8,6 +8,7 @@ import pytest
 
 from jobs import cli
 from pipeline.runs import RunFolder
+from pipeline.tracking_marks import read_target
 from pipeline.verify import verify_run
 from tests.jobs.test_run_ids import TINY
 from tests.pipeline.mlflow_for_tests import Server, client
@@ -51,8 +52,8 @@ def test_a_run_that_was_offline_is_sent_whole_and_once(offline, capsys):
     assert not verdict.report.problems
     assert verdict.status == "FINISHED"
     store = client(offline.uri)
-    (run,) = store.search_runs([e.experiment_id for e in store.search_experiments()])
-    points = store.get_metric_history(run.info.run_id, "train/loss")
+    target = read_target(RunFolder.open("offline").metrics.parent)
+    points = store.get_metric_history(target["run_id"], "train/loss")
     assert [point.step for point in points] == [1, 2, 3]
 
 
