@@ -19,6 +19,8 @@ Frame = NDArray[np.uint8]
 """[height, width, 3], RGB; any one video's frames are of one size."""
 
 SUFFIXES = (".mp4", ".gif")
+# With x264's macroblock tree, the same frames do not always become the same video.
+SAME_BITS = "mbtree=0"
 QUALITY = "18"  # of H.264, constant rate factor: as good as the original to the eye
 HUNDREDTHS = 100  # a GIF shows each frame for whole hundredths of a second
 
@@ -57,7 +59,8 @@ def _encode_mp4(path: Path, frames: Iterable[Frame], rate: Fraction) -> None:
 
     # The index goes first, so that a browser begins to play before it has all.
     with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+        options = {"crf": QUALITY, "x264-params": SAME_BITS}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt = "yuv420p"  # what every player takes
         stream.codec_context.thread_count = 1
         for frame in frames:

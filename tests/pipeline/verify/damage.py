@@ -32,6 +32,14 @@ def flip(path: Path, place: float = 0.5) -> None:
     path.write_bytes(data)
 
 
+def flip_values(path: Path) -> None:
+    """Flip bits in the last value of a Parquet file's first column: its footer has no checksum."""
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    begin = column.dictionary_page_offset or column.data_page_offset
+    end = begin + column.total_compressed_size
+    flip(path, (end - 1) / (path.stat().st_size - 1))
+
+
 def truncate(path: Path, share: float = 0.5) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 

@@ -20,6 +20,7 @@ from tests.pipeline.verify.damage import (
     edit_lines,
     first_part,
     flip,
+    flip_values,
     problems,
     rewrite,
     truncate,
@@ -337,7 +338,7 @@ def in_flight(home):
 def test_tasks_under_way_are_checked(in_flight, copy, pattern):
     run = copy(in_flight)
     path = sorted(run.in_flight.glob(f"*/{pattern}"))[0]
-    truncate(path)
+    flip(path) if pattern == "state-*" else flip_values(path)
     assert_named(run, path.name)
     path.unlink()
     if pattern == "rows-*":
