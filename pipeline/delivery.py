@@ -31,7 +31,7 @@ from pipeline.tracking_marks import (
     DELIVERED,
     FETCHED,
     TARGET,
-    offset_in,
+    delivered_to,
     read_target,
     steps_in,
 )
@@ -116,7 +116,9 @@ class Delivery:
 
     def undelivered(self) -> tuple[int, int]:
         """Return how many points and how many other items wait."""
-        return count_points(self.metrics_path, self._offset()), count_items(self.pending_folder)
+        return count_points(self.metrics_path, delivered_to(self.folder)), count_items(
+            self.pending_folder
+        )
 
     def _connect(self) -> MlflowRun:
         identity = RunIdentity(
@@ -168,7 +170,7 @@ class Delivery:
         if self.metrics_path.exists():
             # A point that MLflow has must not be lost here: logged anew it would get a new time.
             sync_file(self.metrics_path)
-        offset, count = self._offset(), 0
+        offset, count = delivered_to(self.folder), 0
         while True:
             points, end = read_points(self.metrics_path, offset, MAX_POINTS_IN_A_REQUEST)
             if new := self._unless_there(points):
@@ -225,12 +227,8 @@ class Delivery:
     def _check_mark(self) -> None:
         """Send all again if the log became shorter: what is added to it now was never sent."""
         size = self.metrics_path.stat().st_size if self.metrics_path.is_file() else 0
-        if self._offset() > size:
+        if delivered_to(self.folder) > size:
             (self.folder / DELIVERED).unlink(missing_ok=True)
-
-    def _offset(self) -> int:
-        # Of a damaged mark nothing is known: all is sent again, and MLflow keeps one of each.
-        return offset_in(self._read_json(DELIVERED)) or 0
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:

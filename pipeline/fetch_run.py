@@ -46,6 +46,10 @@ from pipeline.tracking_marks import DELIVERED, FETCHED
 logger = logging.getLogger(__name__)
 
 
+class NoCopyError(BadInputError):
+    """There is no sound copy of a run at an address that answers."""
+
+
 def open_run(
     text: str, progress: Progress, is_to_go_on: bool = True, take_over: bool = False
 ) -> RunFolder:
@@ -64,6 +68,13 @@ def open_run(
     """
     if not is_address(text) and not _is_folder_of_copies(text):
         return RunFolder.open(text)
+    return _open_copy(text, progress, is_to_go_on, take_over)
+
+
+def _open_copy(
+    text: str, progress: Progress, is_to_go_on: bool = True, take_over: bool = False
+) -> RunFolder:
+    """Fetch the run whose copies are at the address `text`; NoCopyError if there are none."""
     try:
         address = absolute_address(text)
     except ValueError as error:
@@ -102,16 +113,10 @@ def find_run(run_id: str, copy_to: str, progress: Progress) -> RunFolder | None:
         return RunFolder.open(run_id)
     if not copy_to:
         return None
-    address = below(copy_to, run_id)
     try:
-        if not read_manifests(Storage(address)):
-            return None
-    except Exception as error:  # all that a file system and its network can raise
-        raise RunFailedError(
-            f"{redact(address)}: {reason_of(error)}; whether there are copies of run {run_id} is "
-            "not known"
-        ) from error
-    return open_run(address, progress)
+        return _open_copy(below(copy_to, run_id), progress)
+    except NoCopyError:
+        return None
 
 
 def _is_folder_of_copies(text: str) -> bool:
@@ -131,7 +136,7 @@ def _fetched(
 ) -> RunFolder:
     copies = read_manifests(storage)
     if not copies:
-        raise BadInputError(f"{redact(storage.address)}: there is no sound copy of a run")
+        raise NoCopyError(f"{redact(storage.address)}: there is no sound copy of a run")
     if is_to_go_on and not take_over:
         check_owner(storage)
     here = RunFolder(home() / run_id)

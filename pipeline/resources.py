@@ -60,7 +60,7 @@ def gpu_share(workers: WorkersConfig, there: list[Node]) -> float:
     """Return the GPUs of one worker: as configured, else an even share of those there are."""
     if workers.gpus_per_worker or workers.device == "cpu":
         return workers.gpus_per_worker
-    gpus = sum(node.gpus for node in there)
+    _, gpus = _totals(there)
     if workers.count == "auto":
         return 1.0 if gpus else 0.0
     share = gpus / workers.count
@@ -74,7 +74,7 @@ def room_for_workers(experiment: Experiment, share: float, there: list[Node]) ->
 
 def offered(there: list[Node]) -> str:
     """Return what there is, in words."""
-    cpus, gpus = (sum(getattr(node, name) for node in there) for name in ("cpus", "gpus"))
+    cpus, gpus = _totals(there)
     kinds = sorted({kind for node in there for kind in node.accelerators})
     of = f" ({', '.join(kinds)})" if kinds else ""
     return f"{_count(len(there), 'node')} with {cpus:g} CPU cores and {gpus:g} GPUs{of}"
@@ -86,8 +86,8 @@ def check_resources(experiment: Experiment) -> None:
     if workers.wait_for_nodes_s and workers.address:  # a Ray of this machine does not grow
         return
     share = gpu_share(workers, there)
-    wanted = max(1 if workers.count == "auto" else workers.count, 1)
-    cpus, gpus = (sum(getattr(node, name) for node in there) for name in ("cpus", "gpus"))
+    wanted = 1 if workers.count == "auto" else workers.count
+    cpus, gpus = _totals(there)
     if wanted * workers.threads > cpus:
         raise BadInputError(
             f"workers.count: {wanted} workers of {workers.threads} thread(s) need "
@@ -119,6 +119,10 @@ def said_of(experiment: Experiment) -> str:
         f"cluster: {offered(there)}; asked for: {wanted} of {_asked(workers, share)}; "
         f"there is room for {room}"
     )
+
+
+def _totals(there: list[Node]) -> tuple[float, float]:
+    return sum(node.cpus for node in there), sum(node.gpus for node in there)
 
 
 def _asked(workers: WorkersConfig, share: float) -> str:

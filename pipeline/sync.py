@@ -8,14 +8,14 @@ from pipeline.checkpoint import CheckpointStore
 from pipeline.copies import copying
 from pipeline.delivery import Delivery
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
-from pipeline.files import disk_errors, read_object
+from pipeline.files import disk_errors
 from pipeline.metric_log import count_points
 from pipeline.outbox import count_items
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
 from pipeline.runs import RunFolder, home, list_runs
 from pipeline.tracking import tracking_uri
-from pipeline.tracking_marks import DELIVERED, offset_in, read_target
+from pipeline.tracking_marks import delivered_to, read_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,7 @@ def waiting(run: RunFolder) -> tuple[int, int]:
     folder = run.metrics.parent
     if not folder.is_dir():
         return 0, 0
-    try:
-        offset = offset_in(read_object(folder / DELIVERED)) or 0
-    except (OSError, ValueError):  # nothing was sent, or what says so is damaged: all waits
-        offset = 0
-    points = count_points(run.metrics, offset) if run.metrics.exists() else 0
+    points = count_points(run.metrics, delivered_to(folder)) if run.metrics.exists() else 0
     return points, count_items(folder / "pending")
 
 

@@ -57,6 +57,17 @@ def wrong_in_target(target: Mapping[str, Any]) -> Iterator[str]:
         yield f"run_id is {run_id!r:.40}"
 
 
+def delivered_to(folder: Path) -> int:
+    """Return up to which byte the log in `folder` has been sent, as far as that is known.
+
+    Of a damaged mark nothing is known: all is sent again, and MLflow keeps one of each.
+    """
+    try:
+        return offset_in(read_object(folder / DELIVERED)) or 0
+    except (OSError, ValueError):
+        return 0
+
+
 def offset_in(delivered: Mapping[str, Any]) -> int | None:
     """Return how many bytes of metrics.jsonl were sent, by delivered.json; None: it is damaged."""
     offset = delivered.get("offset")

@@ -7,24 +7,21 @@ the parts are fitted, so that it can be said when the aggregator holds up the wo
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import ray
 from rich.console import Console
 
 from jobs import catalog
 from jobs.bench.empty_worker import EmptyTaskActor
+from jobs.bench.local_ray import local_ray
 from jobs.bench.trainers import training
 from jobs.bench.words import overridden
 from pipeline.cluster import RayBackend, Slot
 from pipeline.config import Experiment
-from pipeline.connection import on_loopback
 from pipeline.network import build_network, outer_layout
 from pipeline.server import Start
 from pipeline.trainer import Trainer
@@ -35,6 +32,7 @@ FILTERS = (60, 600, 1920)  # of a network of about 10⁵, 10⁷ and 10⁸ parame
 TASKS_OF_A_STEP = 4  # where parameters are many
 FLOAT_BYTES = 4
 CPUS_OF_A_WORKER = 0.01
+CORES = 4  # on which many workers share what there is
 STORE_BYTES = 8 << 30
 REPEATS = 3
 WORDS = (
@@ -73,7 +71,7 @@ def run(
             console.print("  ".join(f"{key} {_short(value)}" for key, value in row.items()))
 
     memory = memory_mb_per_s()
-    with _local_ray():
+    with local_ray(CORES, STORE_BYTES):
         for count in workers:
             words = [*WORDS, f"meta.batch_size={max(32, 2 * count)}", "model.num_filters=60"]
             take(_measured(overridden(words, overrides), count))
@@ -89,12 +87,10 @@ def run(
 def fitted(few: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the parts of an outer step's time, and how well they foretell the rows.
 
-    An outer step of B tasks over P parameters in S shards takes, with empty inner loops,
-
-        task_ms · B  +  step_ms  +  P · 4 bytes · (B / fold_mb_per_s + 1 / commit_mb_per_s)
-
-    of which the driver's part is the first two, whatever the workers do meanwhile. `fold` and
-    `commit` are those of the shards together, at the number of shards that was quickest.
+    `task_ms` is what each task takes of the driver where parameters are few. Where they are many,
+    an outer step takes `fixed_ms` and `ms_per_mb_of_parameters`, a line through the smallest and
+    the largest vector, each at the number of shards that was quickest; `worst_misfit` is how far
+    the line is from the measured times, as a share of them.
     """
     task_ms = statistics.median(row["outer_step_ms"] / row["tasks"] for row in few)
     best: dict[int, dict[str, Any]] = {}
@@ -143,8 +139,7 @@ class _EmptyBackend(RayBackend):
         return self._count
 
     def _start_worker(self) -> Slot:
-        options = {"num_cpus": CPUS_OF_A_WORKER}
-        actor = EmptyTaskActor.options(**options).remote(list(self._bounds))
+        actor = EmptyTaskActor.options(num_cpus=CPUS_OF_A_WORKER).remote(list(self._bounds))
         return Slot(actor, actor.ready.remote())
 
 
@@ -175,25 +170,6 @@ def _step_s(trainer: Trainer) -> float:
         trainer.outer_step()
         count += 1
     return (time.perf_counter() - begun) / count
-
-
-@contextmanager
-def _local_ray() -> Iterator[None]:
-    """Have a Ray here, on which many workers share few cores."""
-    with on_loopback():
-        ray.init(
-            address="local",
-            namespace="outerloop",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=STORE_BYTES,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _short(value: object) -> str:

@@ -7,12 +7,10 @@ between the two, in one process lifetime; figures are medians.
 
 from __future__ import annotations
 
-import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import ray
@@ -22,6 +20,7 @@ from algorithms import TRAJECTORY_LEARNERS
 from algorithms.inner_loop import InnerLoop, InnerOptimizer
 from algorithms.parameters import capture_buffers, restore_buffers
 from jobs import catalog
+from jobs.bench.local_ray import local_ray
 from jobs.bench.measured_process import MeasuredProcess, Take, steps_per_second
 from jobs.bench.trainers import training
 from pipeline.cluster import RayBackend
@@ -52,7 +51,7 @@ def run(repeats: int = 5, outer_steps: int = 1, overrides: tuple[str, ...] = ())
         bare = [
             stack.enter_context(MeasuredProcess(1, _bare_loop, experiment, core)) for core in cores
         ]
-        stack.enter_context(_local_ray())
+        stack.enter_context(local_ray(3))  # for both pipelines: one of them works at a time
         two = stack.enter_context(_Pipeline(experiment, 2))
         one = stack.enter_context(_Pipeline(experiment, 1))
         for pipeline in (one, two):
@@ -150,23 +149,6 @@ def _bare_loop(experiment: Experiment, core: int) -> Take:
             loop.finish()
 
     return take
-
-
-@contextmanager
-def _local_ray() -> Iterator[None]:
-    """A Ray with logical cores for both pipelines; only one of them works at a time."""
-    ray.init(
-        address="local",
-        num_cpus=3,
-        namespace="outerloop-bench",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _experiment(overrides: tuple[str, ...]) -> Experiment:

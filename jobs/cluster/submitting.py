@@ -24,18 +24,16 @@ from pipeline.delivery import is_http
 from pipeline.errors import BadInputError, InterruptedRunError, RunFailedError
 from pipeline.origin import COMMIT_KEY, PAGE_KEY, git_commit
 from pipeline.redaction import holds_password
-from pipeline.runs import check_run_id, new_run_id
+from pipeline.runs import RUN_ID, check_run_id, new_run_id
 
 Result = dict[str, Any]
 
 RUN_KEY, EXPERIMENT_KEY = "outerloop.run_id", "outerloop.experiment"
-JOB_ID = re.compile(r"[\w][\w.=,+-]{0,199}")
 VARIABLE = re.compile(r"[A-Za-z_]\w*")
 SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL", re.I)
 TRACKING = "MLFLOW_TRACKING_URI"
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own; three seconds unless it is told otherwise
 LOOK_EVERY_S = 0.5
-LAST_LINE = re.compile(r"^error: (.+)$", re.M)
 
 
 def submit(
@@ -55,6 +53,7 @@ def submit(
         None if resume is not None else _for_a_cluster(catalog.load(words[0], [*words[1:]]))
     )
     server = JobServer(address)
+    others: list[JobDetails] = []
     if experiment is not None:
         run_id = new_run_id(experiment.name)
         config, metadata = experiment.job, {EXPERIMENT_KEY: experiment.name}
@@ -62,13 +61,14 @@ def submit(
     else:
         run_id = str(resume).rstrip("/").rpartition("/")[2]
         check_run_id(run_id)
-        before = _last_of(run_id, server.jobs())
+        others = server.jobs()
+        before = _last_of(run_id, others)
         config, metadata = _job_config(words), dict(before.metadata or {}) if before else {}
         given = _variables_of(before) | given
         command = ["--resume", str(resume), *words]
         if not any(word.startswith("workers.address=") for word in words):
             command.append("workers.address=auto")
-    job_id = _job_id(job_id, run_id, server.jobs() if resume is not None else [])
+    job_id = _job_id(job_id, run_id, others)
     given.setdefault(STOP_WAIT, str(config.stop_wait_s))
     entrypoint = [python, "-m", "jobs.cluster.entry", str(config.max_retries), *command]
     with shipment(experiment, include) as folder:
@@ -200,7 +200,7 @@ def _job_config(words: Sequence[str]) -> JobConfig:
 def _job_id(given: str | None, run_id: str, others: Sequence[JobDetails]) -> str:
     """Return the job's name: as given, the run's, or one more of the run's."""
     if given is not None:
-        if not JOB_ID.fullmatch(given):
+        if not RUN_ID.fullmatch(given):
             raise BadInputError(
                 f"--job-id '{given:.100}': expected at most 200 letters, digits and any of "
                 "_ . = , + -, a letter, digit or _ first"

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import time
 
+from jobs.bench.chaos_processes import free_port
+
 NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 
 
@@ -23,21 +25,13 @@ def missing():
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 class Slurm:
     """Runs while its block does."""
 
     def __init__(self, folder):
         self._folder = folder
         host = socket.gethostname().partition(".")[0]
-        control, first, second = free_ports(3)
+        control, first, second = (free_port() for _ in range(3))
         self.config = folder / "slurm.conf"
         self.environment = {"SLURM_CONF": str(self.config), "PATH": PATH}
         lines = [

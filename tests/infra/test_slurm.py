@@ -13,12 +13,11 @@ import pytest
 
 from jobs import cli
 from tests.infra.slurm_for_tests import Slurm, missing
-from tests.jobs.test_run_ids import TINY
+from tests.jobs.words_for_tests import SMALL
 from tests.processes import ROOT, wait_until
 
 SCRIPT = ROOT / "infra" / "slurm" / "outerloop.sbatch"
-OWN = ("inner.num_steps=4", "workers.count=0")
-WORDS = [word for word in TINY if word not in OWN] + ["inner.num_steps=300", "meta.steps=12"]
+WORDS = (*SMALL, "inner.num_steps=300", "meta.steps=12", "evaluation.num_steps=2")
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

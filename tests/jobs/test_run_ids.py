@@ -8,20 +8,7 @@ import shutil
 import pytest
 
 from jobs import cli
-
-TINY = (
-    "quickstart",
-    "data.num_train_tasks=4",
-    "data.num_test_tasks=1",
-    "task.num_ways=3",
-    "task.batch_size=2",
-    "model.num_filters=4",
-    "inner.num_steps=4",
-    "meta.batch_size=2",
-    "checkpoint.every=1",
-    "evaluation.num_steps=2",
-    "workers.count=0",
-)
+from tests.jobs.words_for_tests import TINY
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from jobs import cli
 from pipeline.runs import RunFolder
 from pipeline.verify import verify_run
-from tests.jobs.test_run_ids import TINY
+from tests.jobs.words_for_tests import TINY
 from tests.pipeline.mlflow_for_tests import Server, client
 from tests.processes import ROOT
 

@@ -12,22 +12,12 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from tests.jobs.words_for_tests import SMALL
 from tests.processes import ROOT, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-TINY = (
-    "quickstart",
-    "data.num_train_tasks=4",
-    "data.num_test_tasks=1",
-    "task.num_ways=3",
-    "task.batch_size=2",
-    "model.num_filters=4",
-    "inner.num_steps=40",
-    "meta.batch_size=2",
-    "checkpoint.every=1",
-    "evaluation.num_steps=5",
-)
+TINY = (*SMALL, "inner.num_steps=40", "evaluation.num_steps=5")
 ONE = "workers.count=1"
 
 
