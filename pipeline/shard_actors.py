@@ -118,17 +118,21 @@ class ShardActors:
         return self._losses > 0
 
     def write_checkpoint(self, folder: Path, version: int) -> list[ShardFile]:
-        """Have every shard write its own file; write them here once there is no aggregator."""
-        try:
-            return self._ask_all("write_checkpoint", folder, version)
-        except AggregatorGoneError:
-            written = []
-            for number, published in enumerate(zip(self.params, self._states, strict=True)):
-                params, state = ray.get(list(published))
-                arrays = params.arrays["params"], state.arrays
-                shard = restored_shard(self._experiment, number, *arrays)
-                written.append(write_shard_of(shard, folder, version))
-            return written
+        """Have every shard write its own file; that of one that is gone for good is written here.
+
+        The others' files never are: two processes would write one file.
+        """
+        calls = [actor.write_checkpoint.remote(folder, version) for actor in self._actors]
+        written = []
+        for number, call in enumerate(calls):
+            try:
+                answer = self._answer(number, call)
+                written.append(
+                    self._asked_again(number, answer, "write_checkpoint", folder, version)
+                )
+            except AggregatorGoneError:
+                written.append(self._write_here(number, folder, version))
+        return written
 
     def kill(self) -> None:
         """End all shards."""
@@ -146,11 +150,20 @@ class ShardActors:
         """Return every shard's answer; one that is lost is put back and asked again."""
         calls = [getattr(actor, method).remote(*arguments) for actor in self._actors]
         answers = [self._answer(number, call) for number, call in enumerate(calls)]
-        for number in range(len(answers)):
-            while answers[number] is LOST:
-                call = getattr(self._actors[number], method).remote(*arguments)
-                answers[number] = self._answer(number, call)
-        return answers
+        return [
+            self._asked_again(n, answer, method, *arguments) for n, answer in enumerate(answers)
+        ]
+
+    def _asked_again(self, number: int, answer: Any, method: str, *arguments: Any) -> Any:
+        """Return `answer`, or that of the shard that took its place if it was lost."""
+        while answer is LOST:
+            answer = self._answer(number, getattr(self._actors[number], method).remote(*arguments))
+        return answer
+
+    def _write_here(self, number: int, folder: Path, version: int) -> ShardFile:
+        params, state = ray.get([self.params[number], self._states[number]])
+        arrays = params.arrays["params"], state.arrays
+        return write_shard_of(restored_shard(self._experiment, number, *arrays), folder, version)
 
     def _answer(self, number: int, call: Any, timeout_s: float | None = None) -> Any:
         """Return what a shard answers; LOST if it was lost, in which case it was put back."""
@@ -209,6 +222,7 @@ class ShardActors:
     def _replace(self, number: int, reason: str) -> None:
         """Start an actor that holds nothing yet in place of a lost one, unless it is too often."""
         self._watch.check()
+        ray.kill(self._actors[number])  # it may only hang, and would go on beside its successor
         decision = decide(Kind.AGGREGATOR_DIED, self._losses, self._experiment)
         self._losses += 1
         if decision.action is Action.STOP:
@@ -216,6 +230,5 @@ class ShardActors:
                 f"the aggregator was lost {self._losses} times without an outer step: {reason}"
             )
         time.sleep(decision.wait_s)
-        ray.kill(self._actors[number])
         self._folds = deque((of, call) for of, call in self._folds if of != number)
         self._actors[number] = self._new_actor()

@@ -14,12 +14,12 @@ import pytest
 import ray._private.worker as ray_driver
 
 import pipeline.schedule
-from pipeline import connection
+from pipeline import connection, shard_actors
 from pipeline.errors import AggregatorLostError, BadInputError, RunFailedError
-from pipeline.failure import Kind
+from pipeline.failure import POLICY, Kind
 from pipeline.local import LocalBackend
 from pipeline.messages import TaskSpec
-from pipeline.server import Start
+from pipeline.server import Start, write_shard_of
 from pipeline.trajectories import read_trajectories
 from tests.pipeline.runs_for_tests import make_trainer, parameters, tiny
 from tests.processes import start, wait_until
@@ -61,7 +61,7 @@ import gc, sys, time
 from pathlib import Path
 from pipeline.cluster import RayBackend
 from pipeline.errors import RunFailedError
-from pipeline.server import Start
+from pipeline.server import Start, write_shard_of
 from tests.pipeline.runs_for_tests import tiny
 
 backend = RayBackend(tiny(workers={"count": 1}, aggregator={"shards": 2}), Start())
@@ -345,6 +345,30 @@ def test_an_aggregator_that_dies_again_and_again_ends_the_run_and_leaves_the_las
     np.testing.assert_array_equal(parameters(tmp_path), expected[0])
 
 
+def test_only_the_shard_that_is_gone_is_written_by_the_driver(local_ray, tmp_path, monkeypatch):
+    """The others answer late, but they answer: nobody else may write their files meanwhile."""
+    here = []
+
+    def write(shard, *arguments):
+        here.append(shard.offset)
+        return write_shard_of(shard, *arguments)
+
+    monkeypatch.setattr(shard_actors, "write_shard_of", write)
+    with Session(tmp_path, checkpoint={"every": 10}, aggregator={"shards": 3}) as session:
+        session.trainer.train(1)
+        shards = session.backend._shards
+        shards._losses = int(POLICY[Kind.AGGREGATOR_DIED].limit)
+        pids = session.backend.shard_pids()
+        os.kill(pids[1], signal.SIGKILL)
+        for pid in (pids[0], pids[2]):
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(2, os.kill, (pid, signal.SIGCONT)).start()
+        (tmp_path / "draft").mkdir()
+        files = shards.write_checkpoint(tmp_path / "draft", 1)
+    assert here == [files[1].offset]
+    assert sorted(f.name for f in files) == sorted(f.name for f in (tmp_path / "draft").iterdir())
+
+
 def test_a_shard_that_dies_while_it_is_put_back_is_put_back_again(local_ray, tmp_path, expected):
     with Session(tmp_path, aggregator={"shards": 2}) as session:
         shards = session.backend._shards
@@ -501,7 +525,7 @@ def test_ray_prints_by_itself_again_after_a_run():
     printing = """
 import ray._private.worker as ray_driver
 from pipeline.cluster import RayBackend
-from pipeline.server import Start
+from pipeline.server import Start, write_shard_of
 from tests.pipeline.runs_for_tests import tiny
 before = ray_driver.print_to_stdstream
 backend = RayBackend(tiny(workers={"count": 1}), Start())
