@@ -16,7 +16,7 @@ LINE_WIDTH = 78
 
 def verify(console: Console, run: str, mlflow_timeout_s: float) -> dict[str, Any]:
     """Print a line for each problem; the exit code is 1 if there is one."""
-    folder = RunFolder.open(run)
+    folder = RunFolder.open(run, may_be_damaged=True)
     with console.status("checking…"):
         verdict = verify_run(folder, mlflow_timeout_s)
     report = verdict.report

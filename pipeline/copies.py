@@ -62,6 +62,7 @@ class Copies:
         self._begun = threading.Event()  # or failed to, for the first time
         self._elsewhere = ""
         self._claim: Claim | None = None
+        self.came_from = ""  # as of Uploader; known once `begin` has had an answer in time
         self._was_copied = bool(read_known(run.path).writers)
         self._refusal: OuterloopError | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -217,7 +218,7 @@ class Copies:
         storage = Storage(below(self._address, self._run.run_id))
         uploader = Uploader(storage, self._run.path, self._keep, self._owner)
         uploader.begin(self._begun_at, self._take_over)
-        self._claim = uploader.claim
+        self._claim, self.came_from = uploader.claim, uploader.came_from
         return uploader
 
     def _copy_waiting(self, uploader: Uploader) -> int | None:

@@ -27,6 +27,7 @@ class NoCopies:
     """Makes none."""
 
     behind = None
+    came_from = ""
 
     def check(self) -> None:
         """Do nothing."""

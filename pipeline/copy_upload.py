@@ -29,7 +29,7 @@ from pipeline.copy_manifest import (
     Record,
     check_path,
 )
-from pipeline.copy_owner import Owner
+from pipeline.copy_owner import Owner, read_owner
 from pipeline.copy_records import Part, first_to_pack, packed, parts_between
 from pipeline.copy_stage import Staged
 from pipeline.files import write_atomic
@@ -62,6 +62,7 @@ class Uploader:
         self._checksums: dict[tuple[int, int, int], str] = {}  # by identity of the file
         self._odd: set[str] = set()
         self.claim = Claim(storage, owner)
+        self.came_from = ""  # the other machine that was at work on the run before, if any
 
     def begin(self, outer_steps: int, take_over: bool) -> None:
         """See what is there, and take the run as ours.
@@ -74,6 +75,8 @@ class Uploader:
             ElsewhereError: Someone else does, or did.
         """
         manifests = read_manifests(self._storage)
+        before = read_owner(self._storage)
+        self.came_from = before.host if before and before.host != self._owner.host else ""
         if not take_over:
             check_owner(self._storage, self._owner.writer)
             self._check_newest(manifests, outer_steps)

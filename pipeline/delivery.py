@@ -31,6 +31,7 @@ from pipeline.tracking_marks import (
     DELIVERED,
     FETCHED,
     TARGET,
+    check_own,
     delivered_to,
     read_target,
     steps_in,
@@ -46,6 +47,10 @@ AT_END_EVERY_S = 2.0
 ITS_OWN_FAULT = (LookupError, TypeError, AttributeError)
 
 logger = logging.getLogger(__name__)
+
+
+class TrackingEndedError(Exception):
+    """What waits is for another process, or a later Tracker of this one, to send."""
 
 
 class Delivery:
@@ -76,11 +81,12 @@ class Delivery:
         self.pending_folder = self.folder / "pending"
         self._run_folder = run_folder
         self.uri = uri
-        self._confirm = confirm
+        self._may_send = confirm
         self._left = ""  # the address where the run was tracked before, if it is another one
         self._target = self._load_target(uri, experiment)
         self._check_mark()
         self._run: MlflowRun | None = None
+        self._is_over = threading.Event()
         self._there: dict[str, int] = {}  # newest steps that MLflow had of a fetched run
         self._refused_at: dict[str, float] = {}  # name of an item → monotonic time
 
@@ -114,6 +120,15 @@ class Delivery:
                 self._note_refusal(item, error)
         return points, items
 
+    def end(self) -> None:
+        """Send nothing more, but for what is on its way: `deliver` raises TrackingEndedError."""
+        self._is_over.set()
+
+    def _confirm(self) -> None:
+        if self._is_over.is_set():
+            raise TrackingEndedError
+        self._may_send()
+
     def undelivered(self) -> tuple[int, int]:
         """Return how many points and how many other items wait."""
         return count_points(self.metrics_path, delivered_to(self.folder)), count_items(
@@ -127,11 +142,14 @@ class Delivery:
             tracking_id=self._target["tracking_id"],
             artifact_root=None if is_http(self.uri) else self._run_folder.parent / "mlartifacts",
         )
-        self._run = self._as_fetched(MlflowRun(self.uri, identity, self.mlflow_run_id), identity)
-        self._target["run_id"] = self._run.run_id
+        run = MlflowRun(self.uri, identity, self.mlflow_run_id, self._confirm)
+        if run.run_id != self.mlflow_run_id:
+            self._begin_anew()
+        self._there = self._in_mlflow_when_fetched(run)
+        self._target["run_id"] = run.run_id
         self._write_json(TARGET, self._target)
         if is_http(self.uri):
-            logger.info("MLflow: %s/%s", redact(self.uri).rstrip("/"), self._run.page, extra=SHOWN)
+            logger.info("MLflow: %s/%s", redact(self.uri).rstrip("/"), run.page, extra=SHOWN)
         if self._left:
             logger.warning(
                 "this run was tracked in %s before, and is in %s from now on: its curves from "
@@ -139,26 +157,34 @@ class Delivery:
                 self._left, redact(self.uri),
             )  # fmt: skip
             self._left = ""
-        return self._run
+        self._run = run
+        return run
 
-    def _as_fetched(self, run: MlflowRun, identity: RunIdentity) -> MlflowRun:
-        """See, once, what MLflow has of a run that was fetched from a copy.
+    def _begin_anew(self) -> None:
+        """Have all sent to a run in MLflow that is not the one that had it.
+
+        The store may have been lost: its file removed, or gone with the machine.
+        """
+        if self.mlflow_run_id is not None:
+            logger.warning(
+                "MLflow at %s no longer has this run: it is made there anew, with its curves from "
+                "their beginning", redact(self.uri),
+            )  # fmt: skip
+        self._forget_what_was_sent()
+
+    def _in_mlflow_when_fetched(self, run: MlflowRun) -> dict[str, int]:
+        """Return the newest steps that MLflow had of a run when it was fetched from a copy.
 
         Steps that were taken after the copy was made are taken again, and have new time stamps:
-        what MLflow has of them must not be sent a second time. Or it has nothing at all, because
-        the store went with the machine: then it gets every point from the first on.
+        what MLflow has of them must not be sent a second time.
         """
         if not (self.folder / FETCHED).exists():
-            return run
+            return {}
         steps = steps_in(self._read_json(FETCHED))
         if steps is None:
-            if not run.exists():
-                (self.folder / DELIVERED).unlink(missing_ok=True)
-                run = MlflowRun(self.uri, identity)
             steps = run.newest_steps()
             self._write_json(FETCHED, {"steps": steps})
-        self._there = steps
-        return run
+        return steps
 
     def _unless_there(self, points: Sequence[MetricPoint]) -> list[MetricPoint]:
         """Return the points without those that MLflow has of before the run was fetched."""
@@ -183,7 +209,7 @@ class Delivery:
             self._write_json(DELIVERED, {"offset": offset})
 
     def _deliver_item(self, run: MlflowRun, item: Item) -> None:
-        gone = [path for path in item.files() if not path.exists()]
+        gone = [path for path in item.files() if not path.is_file()]
         if gone:
             logger.warning("%s is no longer there and is not sent to MLflow", gone[0])
         else:
@@ -205,6 +231,7 @@ class Delivery:
 
     def _load_target(self, uri: str, experiment: str) -> dict[str, Any]:
         target = read_target(self.folder)
+        check_own(self._run_folder, target)
         shown = redact(uri)
         if target is None:
             new_id = uuid.uuid4().hex
@@ -214,6 +241,7 @@ class Delivery:
             self._left = target["uri"]
             target = {**target, "uri": shown, "run_id": None}
             self._forget_what_was_sent()
+        target["run"] = self._run_folder.name
         self._write_json(TARGET, target)
         return target
 
@@ -265,7 +293,7 @@ def deliver_until(
                 waiting = delivery.undelivered()
             points, items = delivery.deliver(with_refused=last)
             waiting = min(waiting[0], points), min(waiting[1], items)  # some may be refused
-        except TakenOverError:
+        except (TakenOverError, TrackingEndedError):
             return
         except BaseException as error:  # all that MLflow, its database or its network can raise
             reason = _what_fails(delivery, error)

@@ -116,7 +116,13 @@ def read_exported(folder: Path) -> ExportedModel:
     experiment = load_experiment(folder / CONFIG)
     # Its weights hold the encoder too; where that came from may be gone.
     model = experiment.model.model_copy(update={"pretrained": ""})
+    weights = read_weights(folder)
     preparation, num_outputs = _sizes(about, folder)
+    if not 1 <= num_outputs <= sum(tensor.numel() for tensor in weights.values()):
+        raise BadInputError(
+            f"{folder / ABOUT}: num_outputs is {str(num_outputs)[:20]}, not what its weights "
+            "are of; export the run again"
+        )
     shape = TaskShape(
         preparation.channels,
         preparation.image_size,
@@ -124,7 +130,7 @@ def read_exported(folder: Path) -> ExportedModel:
         continuous=bool(about.get("continuous", False)),
     )
     network, _ = build_network(experiment.model_copy(update={"model": model}), shape=shape)
-    load_weights(network, read_weights(folder), str(folder))
+    load_weights(network, weights, str(folder))
     return ExportedModel(experiment, network.eval(), preparation, num_outputs)
 
 

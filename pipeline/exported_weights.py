@@ -57,6 +57,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of an exported model by name, checked against the hash beside them."""
     about, path = read_about(folder), folder / WEIGHTS
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("is no file")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != about["weights_sha256"]:
             raise BadInputError(f"{path}: is damaged (its SHA-256 is another); export again")

@@ -109,7 +109,7 @@ def find_run(run_id: str, copy_to: str, progress: Progress) -> RunFolder | None:
         progress: As of `open_run`, whose errors are raised too.
     """
     check_run_id(run_id)
-    if run_id in list_runs():
+    if os.path.lexists(home() / run_id):
         return RunFolder.open(run_id)
     if not copy_to:
         return None

@@ -60,13 +60,23 @@ class RunIdentity:
 class MlflowRun:
     """The MLflow run of `identity` on the server at `uri`; made there if it does not exist yet.
 
-    Takes seconds: MLflow is imported here, and a new database is set up.
+    Takes seconds: MLflow is imported here, and a new database is set up. `confirm` is asked before
+    a run is made, and raises if it must not be. Of a `run_id` that the server does not know (its
+    store was lost, perhaps) another one takes the place.
     """
 
-    def __init__(self, uri: str, identity: RunIdentity, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        identity: RunIdentity,
+        run_id: str | None = None,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = _connect(uri)
+        self._confirm = confirm
         self._experiment_id = self._find_or_create_experiment(identity)
-        self.run_id = run_id or self._find_or_create_run(identity)
+        known = run_id if run_id and self._exists(run_id) else None
+        self.run_id = known or self._find_or_create_run(identity)
         self._deliver: dict[str, Callable[[dict[str, Any]], None]] = {
             "params": self._log_params,
             "tags": self._set_tags,
@@ -80,18 +90,6 @@ class MlflowRun:
     def page(self) -> str:
         """The run's page, relative to the server's address."""
         return f"#/experiments/{self._experiment_id}/runs/{self.run_id}"
-
-    def exists(self) -> bool:
-        """Tell whether the server knows the run, whose id may be from another time."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.get_run(self.run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-        return True
 
     def newest_steps(self) -> dict[str, int]:
         """Return the newest step of each metric that the run has a point of."""
@@ -109,6 +107,17 @@ class MlflowRun:
     def deliver(self, kind: str, content: dict[str, Any]) -> None:
         """Send an item of `pipeline.outbox`."""
         self._deliver[kind](content)
+
+    def _exists(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
 
     def _find_or_create_experiment(self, identity: RunIdentity) -> str:
         experiment = self._client.get_experiment_by_name(identity.experiment)
@@ -130,6 +139,7 @@ class MlflowRun:
             "mlflow.source.type": "LOCAL",
             "mlflow.user": _user_name(),
         }
+        self._confirm()
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=identity.name)
         return str(run.info.run_id)
 

@@ -53,6 +53,7 @@ class RunEnding:
         self._copies = copies
         self._stop = stop
         self._progress = progress
+        self.notes: list[str] = []  # what is left to do, a line each, once it has ended
 
     @contextmanager
     def of(self, command: str) -> Iterator[None]:
@@ -115,11 +116,21 @@ class RunEnding:
         with contextlib.suppress(RunFailedError):  # a full disk has been told of by then
             self._tracker.log_artifact(self._run.log)
         timeout_s = INTERRUPTED_TIMEOUT_S if asked else FINISH_TIMEOUT_S
-        self._tracker.finish(status, timeout_s, lambda: self._stop.signal_name != asked)
+        left = self._tracker.finish(status, timeout_s, lambda: self._stop.signal_name != asked)
+        if left:
+            self.notes.append(
+                f"{left} points and other items are not in MLflow yet; send them with: outerloop "
+                f"sync {self._run.run_id}"
+            )
         asked = self._stop.signal_name
         self._stop.what_follows = "the copy is not waited for any longer"
         timeout_s = INTERRUPTED_COPY_TIMEOUT_S if asked else COPY_TIMEOUT_S
         self._copies.finish(timeout_s, lambda: self._stop.signal_name != asked)
+        if self._copies.behind:
+            self.notes.append(
+                "the newest state is not copied yet; copy it with: outerloop evaluate "
+                f"{self._run.run_id}"
+            )
 
 
 def _of_the_system(error: OSError, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -32,6 +33,8 @@ def logged_to(path: Path, progress: Progress) -> Iterator[None]:
     """Send what the pipeline logs to `path`, and warnings to the one who watches too."""
     handlers: list[logging.Handler] = [_ProgressHandler(progress)]
     try:
+        if path.is_fifo():  # whoever reads it would be waited for
+            raise OSError(errno.EINVAL, "is no file")
         handlers.append(_LogFile(path))
     except OSError as error:
         progress.message(f"{path}: {error.strerror}; the run goes on without this log")
@@ -112,7 +115,7 @@ class LoggedProgress:
         """Log it, past every buffer and lock."""
         record = logger.makeRecord(__name__, logging.INFO, "", 0, "ended: %s", (line,), None)
         with contextlib.suppress(OSError):
-            file = os.open(self._log, os.O_WRONLY | os.O_APPEND)
+            file = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
             os.write(file, f"{FORMAT.format(record)}\n".encode())
         self._progress.last_words(line, exit_code)
 

@@ -161,7 +161,7 @@ class RunSession:
             plot=plot,
             tracking_uri=redact(self._uri),
             ended_by=summary["ended_by"],
-            notes=notes,
+            notes=(*notes, *self._ending.notes),
         )
 
     def _notes(self, last: int) -> tuple[str, ...]:

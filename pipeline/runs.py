@@ -93,16 +93,19 @@ class RunFolder:
         return cls(home() / run_id)
 
     @classmethod
-    def open(cls, text: str) -> RunFolder:
+    def open(cls, text: str, may_be_damaged: bool = False) -> RunFolder:
         """Find the run that `text` names: a run id, the unique beginning of one, or a path.
 
-        BadInputError for an unknown or ambiguous id, and for a folder that is no run.
+        BadInputError for an unknown or ambiguous id, for a folder that is no run, and for a run
+        without config.yaml, unless it `may_be_damaged`.
         """
         names = list_runs()
         if text in names:
             return cls(home() / text)
-        if text and os.path.exists(text):
-            return cls._at(Path(text))
+        is_id = RUN_ID.fullmatch(text) is not None
+        for path in [home() / text] * is_id + [Path(text)] * bool(text):
+            if os.path.exists(path):
+                return cls._at(path, may_be_damaged)
         matches = [name for name in names if text and name.startswith(text)]
         if len(matches) == 1:
             return cls(home() / matches[0])
@@ -111,12 +114,19 @@ class RunFolder:
         raise BadInputError(f"unknown run '{text}'; {_hint(text, names)}")
 
     @classmethod
-    def _at(cls, path: Path) -> RunFolder:
+    def _at(cls, path: Path, may_be_damaged: bool) -> RunFolder:
         if not path.is_dir():
             raise BadInputError(f"{path}: is a file; expected the folder of a run")
-        if not (path / "config.yaml").is_file():
+        run = cls(path.absolute())
+        if run.config.is_file() or (may_be_damaged and run.checkpoints.is_dir()):
+            return run
+        if not run.checkpoints.is_dir():
             raise BadInputError(f"{path}: is no run: it holds no config.yaml; runs are in {home()}")
-        return cls(path.absolute())
+        problem = "is no file" if os.path.lexists(run.config) else "is missing"
+        raise BadInputError(
+            f"{run.config}: {problem}; put it back: MLflow has it among the run's artifacts, and "
+            "so has every copy of the run"
+        )
 
     @property
     def run_id(self) -> str:

@@ -12,7 +12,7 @@ from pipeline.backend import Backend
 from pipeline.budgets import budgets, spent
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import Experiment, load_experiment, to_yaml
-from pipeline.copies import check_copy_to, copying
+from pipeline.copies import AnyCopies, check_copy_to, copying
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
 from pipeline.files import disk_errors, write_atomic
@@ -26,7 +26,7 @@ from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tracking import tracking_uri
-from pipeline.tracking_marks import read_target
+from pipeline.tracking_marks import check_own, read_target
 
 __all__ = ["TrainResult", "evaluate", "go_on", "resume", "train"]
 
@@ -93,6 +93,7 @@ def _resume_as(
         )
     start = Start() if checkpoint is None else Start(run.checkpoints, step)
     with copying(run, experiment, step, take_over) as copies:
+        _say_whose_it_is(run, copies, progress)
         progress.message(_where_it_goes_on(run, checkpoint, experiment))
         with _listening(experiment, start, progress) as (backend, stop):
             with disk_errors(f"{run.config}", _then_resume(run)):
@@ -103,7 +104,7 @@ def _resume_as(
 def _check_files(run: RunFolder) -> None:
     """Raise BadInputError for a damaged file before the work, not at its end."""
     run.read_summary()
-    read_target(run.metrics.parent)
+    check_own(run.path, read_target(run.metrics.parent))
 
 
 def _newest_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint | None:
@@ -113,7 +114,18 @@ def _newest_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint | N
     if checkpoint is not None:
         check_meta(run.run_id, checkpoint.meta)
         check_fixed(run.run_id, run.read_experiment(), checkpoint.meta.get("experiment", {}))
+    elif lost := _lost_steps(run):
+        raise BadInputError(f"{run.checkpoints}: {lost}; put the folder back, or start a new run")
     return checkpoint
+
+
+def _lost_steps(run: RunFolder) -> str:
+    """Return how it is known that the run had a checkpoint; empty if it may never have had one."""
+    counts = run.read_summary().get("counts")
+    steps = counts.get("outer_steps") if isinstance(counts, dict) else None
+    if steps:
+        return f"holds no checkpoint, but summary.json tells of {steps} outer steps"
+    return "" if run.checkpoints.is_dir() else "is missing"
 
 
 def _then_resume(run: RunFolder) -> str:
@@ -159,6 +171,7 @@ def _evaluate(
         copying(run, experiment, checkpoint.step, take_over) as copies,
         _listening(experiment, start, progress) as (backend, stop),
     ):
+        _say_whose_it_is(run, copies, progress)
         session = RunSession(run, experiment, backend, stop, progress, checkpoint, copies)
         return session.evaluate(baselines, other_test=",".join(sorted(overrides)))
 
@@ -214,6 +227,14 @@ def open_backend(experiment: Experiment, start: Start, progress: Progress) -> It
         yield backend
     finally:
         backend.close()
+
+
+def _say_whose_it_is(run: RunFolder, copies: AnyCopies, progress: Progress) -> None:
+    if copies.came_from:
+        progress.message(
+            f"run {run.run_id} was at work on {copies.came_from}, and is this machine's from now "
+            "on: to go on with it there, fetch it there, or give --take-over"
+        )
 
 
 def _where_it_goes_on(run: RunFolder, checkpoint: Checkpoint | None, experiment: Experiment) -> str:

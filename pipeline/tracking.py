@@ -165,6 +165,7 @@ class Tracker:
         limit = time.monotonic() + timeout_s
         while self._thread.is_alive() and time.monotonic() < limit and not is_hurried():
             self._thread.join(min(timeout_s, LOOK_EVERY_S))
+        self._delivery.end()
         with _disk_errors_as_warnings():
             return _report_undelivered(self._delivery)
         return 0
@@ -173,6 +174,7 @@ class Tracker:
         """End tracking and send nothing more: the run is another machine's by now."""
         with _disk_errors_as_warnings(), self._disk_errors():
             self._log.close()
+        self._delivery.end()
         self._finishing.set()
 
     def _put(self, kind: str, content: Mapping[str, Any], files: Sequence[Path] = ()) -> None:

@@ -44,6 +44,25 @@ def read_target(folder: Path) -> dict[str, Any] | None:
     return {"run_id": None, **target}
 
 
+def check_own(run_folder: Path, target: Mapping[str, Any] | None) -> None:
+    """Raise BadInputError if target.json is that of another run, whose folder lies beside.
+
+    Both would put their points into one run in MLflow. A folder that was only renamed is no other.
+    """
+    name = target.get("run") if target else None
+    if target is None or not isinstance(name, str) or name == run_folder.name:
+        return
+    try:
+        other = read_object(run_folder.parent / Path(name).name / "tracking" / TARGET)
+    except (OSError, ValueError):
+        return
+    if other.get("tracking_id") == target["tracking_id"]:
+        raise BadInputError(
+            f"{run_folder / 'tracking' / TARGET}: is that of run {name}; put its own back, or "
+            "remove it: then MLflow gets the run as a new one, with its curves from their beginning"
+        )
+
+
 def wrong_in_target(target: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the content of target.json."""
     for key in ("uri", "experiment", "tracking_id"):

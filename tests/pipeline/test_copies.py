@@ -34,6 +34,7 @@ from tests.pipeline.copies_for_tests import (
 )
 from tests.pipeline.mlflow_for_tests import client
 from tests.pipeline.storage_for_tests import needs_moto, objects, s3  # noqa: F401
+from tests.pipeline.test_run_log import Heard
 from tests.processes import wait_until
 
 KINDS = ["path", "memory", pytest.param("s3", marks=needs_moto)]
@@ -94,6 +95,22 @@ def test_a_run_goes_on_from_its_copy_on_another_machine(
     assert "evaluation/curves.parquet" in paths
     second.is_lost()
     assert_whole(second.resume(address_of(copied, run)), undisturbed, database)
+
+
+def test_who_takes_a_run_from_another_machine_is_told_so(machines, database, tmp_path):
+    first, second = machines
+    copied = experiment(str(tmp_path / "store"), database)
+    run = first.train_until(1, copied)
+    owner = tmp_path / "store" / run.run_id / "owner.json"
+    owner.write_text(json.dumps(json.loads(owner.read_text()) | {"host": "elsewhere"}))
+    fetched, heard = second.fetch(address_of(copied, run)), Heard()
+    session.evaluate(fetched, (), heard)
+    assert f"run {run.run_id} was at work on elsewhere, and is this machine's from now" in str(
+        heard.texts
+    )
+    heard = Heard()
+    session.evaluate(fetched, (), heard)
+    assert "was at work on" not in str(heard.texts)
 
 
 def test_what_mlflow_has_beyond_the_copy_is_not_sent_again(

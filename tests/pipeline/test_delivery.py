@@ -114,6 +114,19 @@ def test_at_the_end_a_server_is_waited_for_unless_it_has_been_away_for_long(monk
     assert len(slept) == 6
 
 
+def test_a_delivery_that_was_ended_makes_no_run_and_leaves_what_waits(database, tmp_path):
+    folder = run_folder(tmp_path)
+    Outbox(folder / "tracking" / "pending").put("tags", {"a": "b"})
+    ended, finishing = Delivery(folder, database, "ended"), threading.Event()
+    ended.end()
+    finishing.set()
+    deliver_until(finishing, ended)
+    assert ended.mlflow_run_id is None
+    assert ended.undelivered() == (0, 1)
+    found = client(database).get_experiment_by_name("ended")
+    assert found is None or not client(database).search_runs([found.experiment_id])
+
+
 def test_a_delivery_without_trouble_says_nothing(caplog):
     delivery = RefusesOnce()
     delivery.failed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -101,6 +102,20 @@ def test_a_description_without_sizes_is_refused(home):
         load(home / "model")
     path.write_text(json.dumps(about | {"num_outputs": "three"}))
     with pytest.raises(BadInputError, match=r"model\.json: sizes: "):
+        load(home / "model")
+    for absurd in (10**12, 0, -1):
+        path.write_text(json.dumps(about | {"num_outputs": absurd}))
+        with pytest.raises(BadInputError, match=r"model\.json: num_outputs is .* not what its"):
+            load(home / "model")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "config.yaml"])
+def test_a_pipe_in_a_model_is_not_waited_for(home, name):
+    run = train(tiny_episodes(meta={"num_steps": 1, "batch_size": 2}))
+    export_run(run, home / "model")
+    (home / "model" / name).unlink()
+    os.mkfifo(home / "model" / name)
+    with pytest.raises(BadInputError, match=rf"{name}: .*is no file"):
         load(home / "model")
 
 

@@ -1,9 +1,11 @@
 """log.txt: a run goes on without it, and mistakes in what is logged are not hidden by it."""
 
 import logging
+import os
+from pathlib import Path
 
 from pipeline.progress import ENDS, SHOWN, SilentProgress
-from pipeline.run_log import logged_to
+from pipeline.run_log import LoggedProgress, logged_to
 
 logger = logging.getLogger("pipeline.test")
 
@@ -24,6 +26,14 @@ def test_a_log_that_cannot_be_opened_is_told_of_and_no_end(tmp_path):
         f"{tmp_path}: Is a directory; the run goes on without this log",
         "this is heard",
     ]
+
+
+def test_a_pipe_in_place_of_the_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "log.txt")
+    progress = Heard()
+    with logged_to(tmp_path / "log.txt", progress):
+        LoggedProgress(progress, tmp_path / "log.txt").last_words("ended", 130)
+    assert progress.texts == [f"{tmp_path}/log.txt: is no file; the run goes on without this log"]
 
 
 def test_warnings_and_what_is_marked_are_heard_and_all_is_written(tmp_path):
@@ -52,7 +62,7 @@ def test_what_was_just_said_or_ends_the_command_is_not_said_again(tmp_path):
 
 
 def test_a_full_disk_is_not_told_of_by_the_log(capsys):
-    with logged_to("/dev/full", SilentProgress()):
+    with logged_to(Path("/dev/full"), SilentProgress()):
         logger.info("lost")
     assert capsys.readouterr().err == ""
 

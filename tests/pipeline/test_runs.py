@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.config import build_experiment
 from pipeline.errors import BadInputError
+from pipeline.fetch_run import find_run
+from pipeline.progress import SilentProgress
 from pipeline.run_list import overview
 from pipeline.runs import RunFolder, check_home, home, json_text, list_runs
 
@@ -104,6 +106,23 @@ def test_what_names_no_run_is_refused_in_one_line(text, said, tmp_path):
     with pytest.raises(BadInputError, match=said) as caught:
         RunFolder.open(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "folder", "pipe"])
+def test_a_run_without_its_configuration_is_told_as_that_and_not_taken_for_another(damage):
+    run, _ = RunFolder.create(EXPERIMENT), RunFolder.create(EXPERIMENT)
+    run.config.unlink()
+    if damage == "folder":
+        run.config.mkdir()
+    if damage == "pipe":
+        os.mkfifo(run.config)
+    problem = "is missing" if damage == "missing" else "is no file"
+    for text in (run.run_id, str(run.path)):
+        with pytest.raises(BadInputError, match=rf"config\.yaml: {problem}; put it back"):
+            RunFolder.open(text)
+        assert RunFolder.open(text, may_be_damaged=True) == run
+    with pytest.raises(BadInputError, match=rf"config\.yaml: {problem}; put it back"):
+        find_run(run.run_id, "", SilentProgress())
 
 
 def test_misspelt_run_is_answered_with_the_nearest():

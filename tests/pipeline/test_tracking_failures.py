@@ -39,6 +39,17 @@ while True:
     time.sleep(0.001)
 """
 
+LOGS_UP_TO = """
+import logging, pathlib, sys
+from pipeline.tracking import Tracker
+logging.basicConfig(level=logging.WARNING)
+tracker = Tracker(sys.argv[1], "lost", pathlib.Path(sys.argv[2]))
+for step in range(int(sys.argv[3])):
+    tracker.log_metrics(step, {"train/loss": step / 3})
+assert tracker.finish("FINISHED", timeout_s=60) == 0
+print(tracker.mlflow_run_id)
+"""
+
 RUNS_OUT_OF_DISK = """
 import pathlib, resource, sys
 from pipeline.errors import RunFailedError
@@ -68,6 +79,21 @@ def test_a_tracker_killed_while_it_sends_loses_and_doubles_nothing(database, tmp
     found = curve(database, tracker.mlflow_run_id)
     assert found == expected_curve(len(found))
     assert len(found) >= logged + 10
+
+
+def test_a_store_that_was_lost_gets_every_point_and_what_else_there_is_anew(tmp_path):
+    folder, store = run_folder(tmp_path), tmp_path / "mlflow.db"
+    for last in (4, 9):  # each in a process of its own: MLflow never looks again for a store
+        process = start(LOGS_UP_TO, f"sqlite:///{store}", folder, last)
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        ids = said.split()
+        if last == 4:
+            first = ids
+            store.unlink()
+    assert "no longer has this run: it is made there anew" in errors
+    assert ids != first
+    assert curve(f"sqlite:///{store}", ids[0]) == expected_curve(9)
 
 
 @pytest.mark.usefixtures("often")

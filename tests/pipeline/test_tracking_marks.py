@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -33,6 +34,26 @@ def test_a_run_whose_target_is_damaged_is_left_as_it_is_until_that_is_mended(run
     result = session.resume(run, ["meta.steps=3"], SilentProgress())
     assert result.mlflow_run_id == json.loads(sound)["run_id"]
     assert verify_run(run).report.problems == []
+
+
+def test_a_run_with_the_target_of_another_is_left_as_it_is_until_that_is_mended(run):
+    other = run.path.with_name("its-double")
+    shutil.copytree(run.path, other)
+    sound = run.path / "tracking" / "target.json"
+    before = sound.read_bytes()
+    for work in (session.evaluate, session.resume):
+        with pytest.raises(BadInputError, match=rf"target\.json: is that of run {run.run_id}; put"):
+            work(RunFolder(other), (), SilentProgress())
+    (other / "tracking" / "target.json").unlink()
+    result = session.resume(RunFolder(other), (), SilentProgress())
+    assert result.mlflow_run_id != json.loads(before)["run_id"]
+    assert sound.read_bytes() == before
+
+
+def test_a_run_that_was_renamed_is_the_same_in_mlflow(run):
+    first = json.loads((run.path / "tracking" / "target.json").read_bytes())["run_id"]
+    renamed = RunFolder(run.path.rename(run.path.with_name("renamed")))
+    assert session.resume(renamed, (), SilentProgress()).mlflow_run_id == first
 
 
 def test_a_run_whose_target_was_removed_is_a_new_one_in_mlflow_with_all_its_curves(run):
