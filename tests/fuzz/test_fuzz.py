@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -35,7 +34,7 @@ from pipeline.session import resume, train
 from pipeline.task_states import DamagedStateError, read_state, write_state
 from pipeline.trajectories import TrajectoryWriter, read_trajectories
 from pipeline.verify import verify_run
-from tests.fuzz.mutations import any_damage
+from tests.fuzz.mutations import fuzz, fuzz_several
 from tests.pipeline.episodes_for_tests import tiny_episodes
 from tests.pipeline.runs_for_tests import at_home, tiny
 
@@ -53,10 +52,6 @@ def amounts(few: int, many: int):
     )
 
 
-def draws(count: int):
-    return (random.Random(seed) for seed in range(count))
-
-
 def listing(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
@@ -66,12 +61,15 @@ def test_a_configuration_is_taken_or_refused_in_one_line(tmp_path, count):
     sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.yaml"))]
     sources.append(yaml.safe_dump(tiny().model_dump(mode="json")).encode())
     path = tmp_path / "damaged.yaml"
-    for draw in draws(count):
-        path.write_bytes(any_damage(draw.choice(sources), draw))
+
+    def attempt(damage):
+        path.write_bytes(damage.of(damage.choice(sources)))
         try:
             assert isinstance(load_experiment(path), Experiment)
         except BadInputError as error:
             assert str(error)
+
+    fuzz(attempt, count)
     assert listing(tmp_path) == {str(path)}
 
 
@@ -81,11 +79,13 @@ def test_a_checkpoint_is_whole_or_the_one_before_is_taken(tmp_path, count):
     for step in (1, 2):
         params = np.full(50, step, np.float32)
         store.save(step, [(0, params, {"exp_avg": params, "step": np.array(step)})], {"n": step})
-    for draw in draws(count):
+
+    def attempt(damage):
         folder = tmp_path / "damaged"
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "sound", folder)
-        path = draw.choice(sorted((folder / "step-000002").iterdir()))
-        path.write_bytes(any_damage(path.read_bytes(), draw))
+        path = damage.choice(sorted((folder / "step-000002").iterdir()))
+        path.write_bytes(damage.of(path.read_bytes()))
         try:
             found = CheckpointStore(folder, keep=2).load_latest()
             assert found is not None
@@ -93,8 +93,9 @@ def test_a_checkpoint_is_whole_or_the_one_before_is_taken(tmp_path, count):
             assert found.meta == {"n": found.step}
         except BadInputError as error:  # its format is that of a later version
             assert "format" in str(error)
-        shutil.rmtree(folder)
-    assert {path.name for path in tmp_path.iterdir()} == {"sound"}
+
+    fuzz(attempt, count)
+    assert {path.name for path in tmp_path.iterdir()} == {"sound", "damaged"}
 
 
 @amounts(200, 20_000)
@@ -103,8 +104,9 @@ def test_a_checkpoint_inside_a_task_is_whole_or_named_as_damaged(tmp_path, count
     write_state(tmp_path, 7, state)
     (path,) = tmp_path.iterdir()
     sound = path.read_bytes()
-    for draw in draws(count):
-        damaged = any_damage(sound, draw)
+
+    def attempt(damage):
+        damaged = damage.of(sound)
         path.write_bytes(damaged)
         try:
             found = read_state(tmp_path, 7)
@@ -112,6 +114,8 @@ def test_a_checkpoint_inside_a_task_is_whole_or_named_as_damaged(tmp_path, count
             assert torch.equal(found["loop"]["values"], torch.arange(40.0))
         except DamagedStateError:
             assert damaged != sound
+
+    fuzz(attempt, count)
     assert listing(tmp_path) == {str(path)}
 
 
@@ -127,8 +131,9 @@ def archive_bytes() -> bytes:
 def test_an_archive_is_read_or_refused_and_nothing_is_written(tmp_path, count):
     path = tmp_path / "a.zip"
     sound = archive_bytes().replace(b"../c.txt", b"cc/c.txt")
-    for draw in draws(count):
-        path.write_bytes(any_damage(sound, draw))
+
+    def attempt(damage):
+        path.write_bytes(damage.of(sound))
         try:
             with open_archive(path, max_entry_bytes=4096) as files:
                 for name, read in files.items():
@@ -136,6 +141,8 @@ def test_an_archive_is_read_or_refused_and_nothing_is_written(tmp_path, count):
                     assert len(read()) <= 4096
         except BadInputError:
             pass
+
+    fuzz(attempt, count)
     assert listing(tmp_path) == {str(path)}
 
 
@@ -159,16 +166,19 @@ def test_rows_of_a_task_under_way_are_those_that_were_written(tmp_path, count):
         journal.add(rows(30).slice(0, 30))
         journal.sync()
     names = sorted(path.name for path in (tmp_path / "sound").iterdir())
-    for draw in draws(count):
+
+    def attempt(damage):
         folder = tmp_path / "damaged"
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "sound", folder)
-        path = folder / draw.choice(names)
-        path.write_bytes(any_damage(path.read_bytes(), draw))
+        path = folder / damage.choice(names)
+        path.write_bytes(damage.of(path.read_bytes()))
         found = TaskJournal.open(folder)
         assert found.num_rows in (0, 30, 60)
         expected = (list(range(30)) * 2)[: found.num_rows]
         assert found.table()["step"].to_pylist() == expected
-        shutil.rmtree(folder)
+
+    fuzz(attempt, count)
 
 
 @amounts(60, 8_000)
@@ -178,16 +188,19 @@ def test_trajectories_are_read_or_refused_in_one_line(tmp_path, count):
     journal.sync()
     TrajectoryWriter(tmp_path / "trajectories").commit(0, [journal])
     (path,) = (tmp_path / "trajectories").rglob("*.parquet")
-    sound, refused = path.read_bytes(), 0
-    for draw in draws(count):
-        path.write_bytes(any_damage(sound, draw))
+    sound, refused = path.read_bytes(), []
+
+    def attempt(damage):
+        path.write_bytes(damage.of(sound))
         try:
             table = read_trajectories(tmp_path / "trajectories")
             assert table.schema == TRAJECTORY_SCHEMA
         except BadInputError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > count / 3
+            refused.append(str(error))
+            assert "\n" not in refused[-1]
+
+    fuzz(attempt, count)
+    assert len(refused) > count / 3
 
 
 @amounts(60, 6_000)
@@ -198,13 +211,16 @@ def test_the_metric_log_goes_on_whatever_is_in_it(tmp_path, count):
         log.append(step, {"train/loss": 1 / step, "outer/grad_norm": step}, 1_700_000_000_000)
     log.close()
     sound = path.read_bytes()
-    for draw in draws(count):
-        path.write_bytes(any_damage(sound, draw))
+
+    def attempt(damage):
+        path.write_bytes(damage.of(sound))
         log = MetricLog(path)
         log.append(10**9, {"train/loss": 0.5}, 1_700_000_000_001)
         log.close()
         points, _ = read_points(path, 0, 1000)
         assert points[-1].value == 0.5
+
+    fuzz(attempt, count)
 
 
 @pytest.fixture(scope="module")
@@ -227,16 +243,18 @@ def finished(tmp_path_factory):
 @amounts(6, 400)
 def test_a_run_is_resumed_to_the_same_end_or_refused(finished, tmp_path, monkeypatch, count):
     source, name, expected = finished
-    for draw in draws(count):
+
+    def attempt(damages):
         home = tmp_path / "home"
+        shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(source, home)
         monkeypatch.setenv("OUTERLOOP_HOME", str(home))
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         run = RunFolder(home / name)
         files = sorted(p for p in run.path.rglob("*") if p.is_file() and p.stat().st_size)
-        for _ in range(draw.randrange(1, 4)):
-            path = draw.choice([p for p in files if p.name != ".lock"])
-            path.write_bytes(any_damage(path.read_bytes(), draw))
+        for damage in damages:
+            path = damage.choice([p for p in files if p.name != ".lock"])
+            path.write_bytes(damage.of(path.read_bytes()))
         try:
             verify_run(run, 10.0)
             result = resume(run, [], SilentProgress())
@@ -244,7 +262,8 @@ def test_a_run_is_resumed_to_the_same_end_or_refused(finished, tmp_path, monkeyp
         except OuterloopError as error:
             assert str(error)
         assert {path.name for path in tmp_path.iterdir()} == {"home"}
-        shutil.rmtree(home)
+
+    fuzz_several(attempt, count)
 
 
 @amounts(50, 4_000)
@@ -253,12 +272,15 @@ def test_a_meta_test_on_record_is_read_or_refused(finished, tmp_path, count):
     sound = (home / name / "evaluation" / "curves.parquet").read_bytes()
     path = tmp_path / "run" / "evaluation" / "curves.parquet"
     path.parent.mkdir(parents=True)
-    for draw in draws(count):
-        path.write_bytes(any_damage(sound, draw))
+
+    def attempt(damage):
+        path.write_bytes(damage.of(sound))
         try:
             Evaluation.from_parquet(path.parent)
         except BadInputError as error:
             assert "evaluate" in str(error)
+
+    fuzz(attempt, count)
 
 
 @pytest.fixture(scope="module")
@@ -274,13 +296,16 @@ def exported(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # sizes that lie
 @amounts(30, 4_000)
 def test_an_exported_model_is_loaded_or_refused(exported, tmp_path, count):
-    for draw in draws(count):
+
+    def attempt(damage):
         folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(exported, folder)
-        path = draw.choice(sorted(path for path in folder.iterdir() if path.is_file()))
-        path.write_bytes(any_damage(path.read_bytes(), draw))
+        path = damage.choice(sorted(path for path in folder.iterdir() if path.is_file()))
+        path.write_bytes(damage.of(path.read_bytes()))
         try:
             read_exported(folder)
         except BadInputError as error:
             assert str(error)
-        shutil.rmtree(folder)
+
+    fuzz(attempt, count)
