@@ -320,6 +320,18 @@ def export(
 
 
 @app.command()
+def register(
+    context: typer.Context,
+    run: RunHere,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the model in the registry.")],
+) -> Result:
+    """Register a run's model in MLflow's model registry, for mlflow.pyfunc.load_model."""
+    from jobs import commands
+
+    return commands.register(context.obj, run, name)
+
+
+@app.command()
 def experiments(context: typer.Context) -> Result:
     """List the experiments that ship with the package."""
     from jobs import catalog

@@ -17,8 +17,9 @@ from pipeline import comparison, session
 from pipeline.evaluation import Evaluation
 from pipeline.export import export_run
 from pipeline.fetch_run import find_run, open_run
+from pipeline.model_registry import register_model
 from pipeline.plots import check_plot, comparison_name, plot_evaluation
-from pipeline.runs import home
+from pipeline.runs import RunFolder, home
 from pipeline.task_figures import task_figures
 
 Result = dict[str, Any]
@@ -100,6 +101,16 @@ def export(console: Console, run: str, folder: Path) -> Result:
     about = export_run(found, folder)
     _look(console, model=folder)
     return {"dir": folder, **about}
+
+
+def register(console: Console, run: str, name: str) -> Result:
+    """Register the run's model under `name`."""
+    found = register_model(RunFolder.open(run), name)
+    line = f"model {found.name}, version {found.version}: of outer step {found.outer_step}"
+    console.print(line, soft_wrap=True, markup=False)
+    address = f"models:/{found.name}/{found.version}"
+    console.print(f'mlflow.pyfunc.load_model("{address}")', soft_wrap=True, markup=False)
+    return {**asdict(found), "address": address}
 
 
 def figures(console: Console, title: str, values: Result) -> Result:

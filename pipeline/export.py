@@ -117,7 +117,7 @@ def read_exported(folder: Path) -> ExportedModel:
     # Its weights hold the encoder too; where that came from may be gone.
     model = experiment.model.model_copy(update={"pretrained": ""})
     weights = read_weights(folder)
-    preparation, num_outputs = _sizes(about, folder)
+    preparation, num_outputs = described_sizes(about, folder)
     if not 1 <= num_outputs <= sum(tensor.numel() for tensor in weights.values()):
         raise BadInputError(
             f"{folder / ABOUT}: num_outputs is {str(num_outputs)[:20]}, not what its weights "
@@ -134,7 +134,7 @@ def read_exported(folder: Path) -> ExportedModel:
     return ExportedModel(experiment, network.eval(), preparation, num_outputs)
 
 
-def _sizes(about: dict[str, Any], folder: Path) -> tuple[Preparation, int]:
+def described_sizes(about: dict[str, Any], folder: Path) -> tuple[Preparation, int]:
     """Return how inputs are prepared, and the number of outputs."""
     try:
         fields = about["preparation"]

@@ -11,7 +11,6 @@ import getpass
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import sync_file, sync_folder, temporary_beside
 from pipeline.metric_log import MetricPoint
+from pipeline.mlflow_models import Registered, log_model, register
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +40,8 @@ CLIENT_SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # What lies in the folder where a command was given is no part of a model.
+    "MLFLOW_UV_AUTO_DETECT": "false",
     # Training sends nothing to anyone but the server it was given.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
@@ -180,45 +182,7 @@ class MlflowRun:
         self._client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
     def _log_model(self, content: dict[str, Any]) -> None:
-        """Register files as a logged model, which is READY only once all of them are there."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
-        query = f"source_run_id = '{self.run_id}' AND name = '{content['name']}'"
-        models = [
-            model
-            for model in self._client.search_logged_models([self._experiment_id], query)
-            if model.tags.get("outerloop.step") == str(content["step"])
-        ]
-        model = models[0] if models else self._create_model(content)
-        if model.status == LoggedModelStatus.READY:
-            return
-        for path in content["files"]:
-            self._client.log_model_artifact(model.model_id, path)
-        self._log_model_description(model.model_id, content)
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, content["step"])])
-        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-
-    def _create_model(self, content: dict[str, Any]) -> Any:
-        return self._client.create_logged_model(
-            self._experiment_id,
-            name=content["name"],
-            source_run_id=self.run_id,
-            tags={"outerloop.step": str(content["step"])},
-            params=content["params"],
-            model_type="initialisation",
-        )
-
-    def _log_model_description(self, model_id: str, content: dict[str, Any]) -> None:
-        """Add the `MLmodel` file, without which a model cannot be registered under a name."""
-        from mlflow.models import Model
-
-        files = [Path(path).name for path in content["files"]]
-        model = Model(run_id=self.run_id, model_id=model_id, model_uuid=model_id)
-        model.add_flavor("safetensors", files=files)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "MLmodel"
-            model.save(str(path))
-            self._client.log_model_artifact(model_id, str(path))
+        log_model(self._client, self._experiment_id, self.run_id, content)
 
     def _set_status(self, content: dict[str, Any]) -> None:
         if content["status"] == "RUNNING":
@@ -239,7 +203,7 @@ class StoredRun:
 
 
 class MlflowReader:
-    """Looks at the run `run_id` on the server at `uri` and changes nothing there.
+    """Looks at the run `run_id` on the server at `uri`, and changes nothing of it.
 
     A database is to be there already, with the run in it.
     """
@@ -263,6 +227,11 @@ class MlflowReader:
         """Return every point of a metric."""
         history = self._client.get_metric_history(self._run_id, key)
         return [MetricPoint(m.key, m.step, m.value, m.timestamp) for m in history]
+
+    def register(self, name: str) -> Registered | None:
+        """Register the run's newest model as a version of `name`: all that is changed here."""
+        experiment_id = self._client.get_run(self._run_id).info.experiment_id
+        return register(self._client, experiment_id, self._run_id, name)
 
 
 def is_refusal(error: Exception) -> bool:

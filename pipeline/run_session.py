@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from pipeline.copies import AnyCopies
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
+from pipeline.export import export_run
+from pipeline.files import TEMPORARY
 from pipeline.interrupt import StopRequest
 from pipeline.journal import Journals
 from pipeline.learners import is_episodic
@@ -347,15 +350,20 @@ class RunSession:
             summary["throughput"] = throughput
         self._run.write_summary(summary)
         self._tracker.log_artifact(self._run.summary)
-        tested = self._tested_version()
-        files = sorted((self._run.checkpoints / f"step-{tested:06d}").glob("shard-*"))
-        self._tracker.log_model(
-            self._experiment.name,
-            tested,
-            [*files, self._run.config],
-            self._experiment.model_dump(mode="json"),
-        )
+        self._log_model()
         return summary
+
+    def _log_model(self) -> None:
+        """Hand the model that was tested to the tracker, as `outerloop export` writes it."""
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._run.path) as temporary:
+            folder = Path(temporary) / "model"
+            export_run(self._run, folder)
+            self._tracker.log_model(
+                self._experiment.name,
+                self._tested_version(),
+                sorted(folder.iterdir()),
+                self._experiment.model_dump(mode="json"),
+            )
 
 
 def _test_of(experiment: Experiment) -> str:

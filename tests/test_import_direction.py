@@ -26,7 +26,7 @@ DOORS = {
     },
     "av": {"pipeline/video.py"},
     "fsspec": {"pipeline/storage.py"},
-    "mlflow": {"pipeline/mlflow_run.py", "jobs/doctor.py"},
+    "mlflow": {"pipeline/mlflow_models.py", "pipeline/mlflow_run.py", "jobs/doctor.py"},
 }
 ALGORITHMS_MAY_IMPORT = {"algorithms", "torch", "numpy"}
 PICKLES = {"pickle", "dill", "joblib", "shelve", "marshal"}

@@ -7,8 +7,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
+from pipeline.config import to_yaml
+from tests.pipeline.runs_for_tests import tiny
 from tests.processes import wait_until
+
+MODEL_FILES = ("model.safetensors", "config.yaml", "model.json")
 
 
 def client(uri):
@@ -71,18 +76,29 @@ def run_folder(tmp_path, name="run-1"):
     return folder
 
 
+def model_files(folder):
+    """Write what tells of an exported model of sinusoids, and no weights worth the name."""
+    about = {
+        "format_version": 1,
+        "weights_sha256": "",
+        "preparation": {"image_size": 0, "channels": 1, "mean": [0], "std": [1]},
+        "num_outputs": 1,
+    }
+    contents = (b"parameters", to_yaml(tiny()).encode(), json.dumps(about).encode())
+    for name, content in zip(MODEL_FILES, contents, strict=True):
+        (folder / name).write_bytes(content)
+    return [folder / name for name in MODEL_FILES]
+
+
 def log_everything(tracker, folder):
     (folder / "plot.png").write_bytes(b"picture")
-    (folder / "init.safetensors").write_bytes(b"parameters")
-    (folder / "config.json").write_text("{}")
+    model = model_files(folder)
     tracker.log_params({"seed": 0, "inner": {"lr": 0.1, "name": ""}, "long": "x" * 9000})
     tracker.log_params({"many": {str(i): i for i in range(250)}})
     tracker.set_tags({"outerloop.algorithm": "leap"})
     tracker.log_artifact(folder / "plot.png", "plots")
     tracker.log_dataset("omniglot", "ab" * 32, "/data/omniglot", "training", {"num_tasks": 20})
-    tracker.log_model(
-        "init", 12, [folder / "init.safetensors", folder / "config.json"], {"parameters": 100}
-    )
+    tracker.log_model("init", 12, model, {"parameters": 100})
 
 
 def assert_has_everything(uri, run_id):
@@ -104,4 +120,6 @@ def assert_has_everything(uri, run_id):
     (model,) = client(uri).search_logged_models([run.info.experiment_id])
     assert (model.name, model.model_id, str(model.status)) == ("init", output.model_id, "READY")
     files = {file.path for file in client(uri).list_logged_model_artifacts(model.model_id)}
-    assert files == {"init.safetensors", "config.json", "MLmodel"}
+    assert {"data", "MLmodel", "input_example.json"} < files
+    kept = client(uri).list_logged_model_artifacts(model.model_id, "data/exported")
+    assert {Path(file.path).name for file in kept} == set(MODEL_FILES)

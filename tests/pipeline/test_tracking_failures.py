@@ -15,6 +15,7 @@ import pytest
 from pipeline.interrupt import StopRequest
 from pipeline.tracking import Tracker
 from tests.pipeline.mlflow_for_tests import (
+    MODEL_FILES,
     assert_has_everything,
     curve,
     expected_curve,
@@ -135,8 +136,8 @@ def test_training_goes_on_without_a_server_and_all_is_delivered_later(
     assert f"MLflow at {away}: connection refused; training goes on" in caplog.text
     assert "has not taken 500 metric points and 7 other items yet" in caplog.text
     # A resumed run removes old checkpoints, and the model's files with them.
-    (folder / "init.safetensors").unlink()
-    (folder / "config.json").unlink()
+    for name in MODEL_FILES:
+        (folder / name).unlink()
     later = Tracker(server.uri, "away", folder)
     assert later.finish(None, timeout_s=120) == 0
     assert "delivered 500 metric points and 7 other items that were waiting" in caplog.text
