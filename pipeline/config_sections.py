@@ -323,6 +323,14 @@ class TrackingConfig(Section):
         description="Seconds between two points of a task under way, as live/… in MLflow; 0: none.",
     )
 
+    nested_runs: int = Field(
+        40,
+        ge=0,
+        le=1000,
+        description="Adaptations of the meta-test, at most, that become nested runs in "
+        "MLflow, each with its curve; 0: none.",
+    )
+
     @field_validator("uri")
     @classmethod
     def _no_password(cls, uri: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.errors import TakenOverError, UnconfirmedError
 from pipeline.files import read_object, sync_file, write_atomic
 from pipeline.metric_log import MetricPoint, count_points, read_points
-from pipeline.mlflow_run import MlflowRun, RunIdentity, is_refusal
+from pipeline.mlflow_run import MAX_POINTS_IN_A_REQUEST, MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
 from pipeline.progress import SHOWN
 from pipeline.reasons import plain_reason
@@ -40,7 +40,6 @@ from pipeline.tracking_marks import (
 DELIVER_EVERY_S = 5.0
 MAX_BACK_OFF_S = 60.0
 REFUSED_AGAIN_AFTER_S = 600.0
-MAX_POINTS_IN_A_REQUEST = 1000
 MAX_FAILURES_AT_END = 6
 AT_END_EVERY_S = 2.0
 # What comes of an item that was damaged on disk; it must not hold up those after it.

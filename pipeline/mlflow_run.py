@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 MAX_PARAMS_IN_A_REQUEST = 100
 MAX_TAGS_IN_A_REQUEST = 100
+MAX_POINTS_IN_A_REQUEST = 1000
 MAX_DIGEST_CHARACTERS = 36
 TRACKING_ID_TAG = "outerloop.tracking_id"
+NESTED_TAG = "outerloop.nested"
 RUN_ID_TAG = "outerloop.run_id"
 # Who asks, or how often: unauthenticated, forbidden, timed out, too many requests.
 NOT_ABOUT_THE_ITEM = (401, 403, 408, 429)
@@ -85,6 +87,7 @@ class MlflowRun:
             "artifact": self._log_artifact,
             "dataset": self._log_dataset,
             "model": self._log_model,
+            "nested": self._log_nested,
             "status": self._set_status,
         }
 
@@ -137,9 +140,7 @@ class MlflowRun:
         tags = {
             TRACKING_ID_TAG: identity.tracking_id,
             RUN_ID_TAG: identity.name,
-            "mlflow.source.name": "outerloop",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user_name(),
+            **_common_tags(),
         }
         self._confirm()
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=identity.name)
@@ -183,6 +184,30 @@ class MlflowRun:
 
     def _log_model(self, content: dict[str, Any]) -> None:
         log_model(self._client, self._experiment_id, self.run_id, content)
+
+    def _log_nested(self, content: dict[str, Any]) -> None:
+        """Make a run below this one, with all its points; found again by its tags."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        tags = {MLFLOW_PARENT_RUN_ID: self.run_id, NESTED_TAG: content["sha256"]}
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self._client.search_runs([self._experiment_id], query, max_results=1)
+        time_ms, name = content["timestamp_ms"], content["name"]
+        if found:
+            run = found[0]
+        else:
+            tags |= _common_tags()
+            run = self._client.create_run(self._experiment_id, time_ms, tags, run_name=name)
+        if run.info.status == "FINISHED":  # by an earlier test, which came to the same
+            return
+        run_id = str(run.info.run_id)
+        params = [Param(key, value) for key, value in content["params"].items()]
+        points = [Metric(key, value, time_ms, step) for key, step, value in content["points"]]
+        self._client.log_batch(run_id, params=params)
+        for start in range(0, len(points), MAX_POINTS_IN_A_REQUEST):
+            self._client.log_batch(run_id, points[start : start + MAX_POINTS_IN_A_REQUEST])
+        self._client.set_terminated(run_id, "FINISHED", time_ms)
 
     def _set_status(self, content: dict[str, Any]) -> None:
         if content["status"] == "RUNNING":
@@ -243,6 +268,14 @@ def is_refusal(error: Exception) -> bool:
     else:  # a file is refused, too large perhaps, with the error of the HTTP library
         status = getattr(getattr(error, "response", None), "status_code", 500)
     return status < 500 and status not in NOT_ABOUT_THE_ITEM
+
+
+def _common_tags() -> dict[str, str]:
+    return {
+        "mlflow.source.name": "outerloop",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user_name(),
+    }
 
 
 def _user_name() -> str:

@@ -24,7 +24,15 @@ from typing import Any
 
 from pipeline.files import atomic_folder, read_object, remove, remove_leftovers, write_atomic
 
-KINDS = ("params", "tags", "artifact", "dataset", "model", "status")  # of what can be delivered
+KINDS = (
+    "params",
+    "tags",
+    "artifact",
+    "dataset",
+    "model",
+    "nested",
+    "status",
+)  # of what can be delivered
 
 logger = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ from pipeline.live_points import LivePoints
 from pipeline.live_report import LiveReport
 from pipeline.messages import Split
 from pipeline.metric_log import read_curve
+from pipeline.nested_runs import nested_runs
 from pipeline.origin import origin_tags
 from pipeline.plot_style import COLOURS
 from pipeline.plots import plot_evaluation, plot_meta_training
@@ -302,6 +303,7 @@ class RunSession:
             self._tracker.log_artifact(path, "plots")
         for path in sorted(self._run.evaluation.glob("*.parquet")):
             self._tracker.log_artifact(path, "evaluation")
+        self._tracker.log_nested(nested_runs(evaluation, self._experiment.tracking.nested_runs))
         return evaluation, plot
 
     def _record(self, evaluation: Evaluation) -> None:

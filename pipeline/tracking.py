@@ -128,6 +128,11 @@ class Tracker:
         content = {"name": name, "step": step, "params": described}
         self._put("model", content, [path.resolve() for path in files])
 
+    def log_nested(self, runs: Sequence[Mapping[str, Any]]) -> None:
+        """Have runs nested below this one; each as `pipeline.nested_runs` describes it."""
+        for run in runs:
+            self._put("nested", {**run, "timestamp_ms": _now_ms()})
+
     def set_status(self, status: Status) -> None:
         """Set the run's status in MLflow, such as RUNNING for one that was resumed."""
         self._put("status", {"status": status, "timestamp_ms": _now_ms()})
