@@ -323,6 +323,12 @@ class TrackingConfig(Section):
         description="Seconds between two points of a task under way, as live/… in MLflow; 0: none.",
     )
 
+    system_every_s: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds between two points of the driver's machine (CPU, memory, disk, GPU), "
+        "as system/… in MLflow; 0: none.",
+    )
     nested_runs: int = Field(
         40,
         ge=0,

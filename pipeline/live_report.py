@@ -9,6 +9,7 @@ from pipeline.live import LiveTasks
 from pipeline.live_points import LivePoints
 from pipeline.messages import Segment, TaskSpec
 from pipeline.progress import Progress
+from pipeline.system_metrics import SystemMetrics
 
 SHOWN_AFTER_S = 3.0
 TOLD_EVERY_S = 0.5
@@ -21,6 +22,7 @@ class LiveReport:
         num_steps: Gives how many inner steps the work of a spec has.
         progress: Is told of tasks that have run for `shown_after_s`, as they go on.
         points: Logs them; may be replaced, None logs nothing.
+        system: Logs how busy the machine is.
         shown_after_s: Tasks that end sooner are not shown: lines would come and go.
         told_every_s: `progress` is told at most so often.
     """
@@ -30,10 +32,12 @@ class LiveReport:
         num_steps: Callable[[TaskSpec], int],
         progress: Progress,
         points: LivePoints | None,
+        system: SystemMetrics | None = None,
         shown_after_s: float = SHOWN_AFTER_S,
         told_every_s: float = TOLD_EVERY_S,
     ) -> None:
         self.points = points
+        self._system = system
         self._num_steps = num_steps
         self._progress = progress
         self._shown_after_s = shown_after_s
@@ -62,6 +66,8 @@ class LiveReport:
     def take(self, segment: Segment) -> None:
         """Take in a segment that has just arrived."""
         spec, now = segment.spec, time.monotonic()
+        if self._system is not None:
+            self._system.take(now)
         task = self._tasks.take(segment, self._num_steps(spec), now)
         if task is not None and self.points is not None:
             self.points.take(task, spec.meta_step, now)

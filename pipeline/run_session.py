@@ -43,6 +43,7 @@ from pipeline.run_ending import RunEnding
 from pipeline.run_log import LoggedProgress, log_evaluation
 from pipeline.runs import RunFolder, home
 from pipeline.server import Start
+from pipeline.system_metrics import SystemMetrics
 from pipeline.task_kinds import ENVIRONMENT_KINDS
 from pipeline.tasks import task_family
 from pipeline.tracking import Tracker, tracking_uri
@@ -113,11 +114,12 @@ class RunSession:
         )
         version = checkpoint.step if checkpoint else 0
         schedule = checkpoint.meta.get("schedule") if checkpoint else None
-        every_s = experiment.tracking.live_every_s
+        log, tracking = self._tracker.log_metrics, experiment.tracking
         self._live = LiveReport(
             self._family.num_steps,
             stop.progress,
-            LivePoints(self._tracker.log_metrics, every_s, self._tracker.metric_keys),
+            LivePoints(log, tracking.live_every_s, self._tracker.metric_keys),
+            SystemMetrics(log, tracking.system_every_s, run.made(), run.path),
         )
         self._trainer = Trainer(
             experiment, backend, self._books, stop, stop.progress, version, schedule, self._live
