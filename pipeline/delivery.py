@@ -140,6 +140,7 @@ class Delivery:
             name=self._run_folder.name,
             tracking_id=self._target["tracking_id"],
             artifact_root=None if is_http(self.uri) else self._run_folder.parent / "mlartifacts",
+            begun_ms=self._target.get("begun_ms") or time.time_ns() // 1_000_000,
         )
         run = MlflowRun(self.uri, identity, self.mlflow_run_id, self._confirm)
         if run.run_id != self.mlflow_run_id:
@@ -235,6 +236,7 @@ class Delivery:
         if target is None:
             new_id = uuid.uuid4().hex
             target = {"tracking_id": new_id, "experiment": experiment, "uri": shown, "run_id": None}
+            target["begun_ms"] = time.time_ns() // 1_000_000
             self._forget_what_was_sent()
         elif target["uri"] != shown:
             self._left = target["uri"]

@@ -59,6 +59,7 @@ class RunIdentity:
     name: str
     tracking_id: str  # drawn once for each run folder; a run is looked up by it before it is made
     artifact_root: Path | None  # for a database as store, which has no place for artifacts
+    begun_ms: int  # when it was begun, milliseconds since the epoch
 
 
 class MlflowRun:
@@ -143,7 +144,9 @@ class MlflowRun:
             **_common_tags(),
         }
         self._confirm()
-        run = self._client.create_run(self._experiment_id, tags=tags, run_name=identity.name)
+        run = self._client.create_run(
+            self._experiment_id, identity.begun_ms, tags, run_name=identity.name
+        )
         return str(run.info.run_id)
 
     def _log_params(self, params: dict[str, str]) -> None:

@@ -72,6 +72,8 @@ def wrong_in_target(target: Mapping[str, Any]) -> Iterator[str]:
     tracking_id, run_id = target.get("tracking_id"), target.get("run_id")
     if isinstance(tracking_id, str) and tracking_id and not TRACKING_ID.fullmatch(tracking_id):
         yield f"tracking_id is {tracking_id!r:.40}"
+    if type(target.get("begun_ms", 0)) is not int:
+        yield f"begun_ms is {target['begun_ms']!r:.40}"
     if run_id is not None and not (isinstance(run_id, str) and run_id):
         yield f"run_id is {run_id!r:.40}"
 
