@@ -59,6 +59,7 @@ class StopRequest:
         progress: Who is told.
         what_follows: What the first signal leads to, for who is told of it.
         how_to_go_on: Says what is kept of the run, and how to go on with it.
+        clean_up: Is called where a signal ends the process at once, first.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -66,6 +67,7 @@ class StopRequest:
         self.progress: Progress = progress or SilentProgress()
         self.what_follows = "stopping with a checkpoint"
         self.how_to_go_on: Callable[[], str] = lambda: "before the run began"
+        self.clean_up: Callable[[], object] = lambda: None
         self._begun = False
 
     def check(self) -> None:
@@ -103,6 +105,7 @@ class StopRequest:
                 again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
                 self.progress.at_once(f"{name}: {self.what_follows}{again}")
             return
+        self.clean_up()
         twice = "twice " if self.signal_name else ""
         line = f"interrupted {twice}by {name} {self.how_to_go_on()}"
         self.progress.last_words(line, InterruptedRunError.exit_code)
