@@ -185,10 +185,9 @@ def session_of(process):
     ("number", "bench"),
     [
         (signal.SIGKILL, "chaos"),
-        (signal.SIGTERM, "chaos"),
+        (signal.SIGINT, "chaos"),
         (signal.SIGTERM, "recovery"),
         (signal.SIGHUP, "soak"),
-        (signal.SIGINT, "soak"),
     ],
 )
 @pytest.mark.timeout(180)
