@@ -64,6 +64,7 @@ def connect(experiment: Experiment) -> bool:
             ray.init(
                 address=address or "local",
                 namespace="outerloop",
+                # False leaves out its pages: the process and an agent run without, on loopback too.
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

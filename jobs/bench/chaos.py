@@ -27,6 +27,7 @@ from jobs.bench.chaos_run import TASK_TIMEOUT_S, ChaosRun, Outcome
 from jobs.bench.ground import Ground, clear_dead_grounds
 from jobs.bench.trainers import asked_to_stop, check_workers_here
 from jobs.bench.words import overridden
+from pipeline.errors import BadInputError
 from pipeline.mlflow_run import MlflowReader
 
 FAULTS_A_RUN = 12
@@ -79,6 +80,10 @@ def run(
     words = overridden(WORDS, overrides)
     experiment = catalog.load(words[0], words[1:])
     check_workers_here("bench chaos", experiment)
+    if experiment.meta.num_steps == 0:
+        raise BadInputError(
+            "meta.num_steps=0: a run that is over at once meets no fault; give more"
+        )
     clear_dead_grounds()
     with asked_to_stop(console) as stop, Ground() as ground:
         stop.clean_up = ground.clear

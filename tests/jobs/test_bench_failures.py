@@ -90,6 +90,12 @@ def test_a_bench_of_processes_needs_some_here(bench, override, said, capsys):
     assert line.startswith(f"error: {override}: bench {bench} {said}")
 
 
+def test_chaos_of_no_steps_would_never_end_and_is_refused(capsys):
+    assert cli.run(["bench", "chaos", "meta.steps=0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: meta.num_steps=0: a run that is over at once meets no fault")
+
+
 def test_a_worker_that_could_not_be_killed_in_the_middle_is_refused(capsys):
     assert cli.run(["bench", "recovery", "inner.num_steps=20"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
