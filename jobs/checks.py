@@ -126,8 +126,8 @@ def store() -> Check:
     try:
         uri = tracking_uri("", home())
     except BadInputError as error:
-        found, _, _ = str(error).partition(";")
-        return Check("MLflow store", "fail", found, "mend MLFLOW_TRACKING_URI, or unset it")
+        found, _, mend = str(error).partition("; ")
+        return Check("MLflow store", "fail", found, mend)
     if is_http(uri):
         return _server(uri)
     if uri.startswith(SQLITE):

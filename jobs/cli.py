@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,16 @@ Address = Annotated[
     typer.Option(metavar="URL", help="Job server, http://head:8265; else RAY_API_SERVER_ADDRESS."),
 ]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="As `outerloop jobs list` names it.")]
+
+
+MOST = 1_000_000  # of anything that is counted
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuse what passes every bound, and would never end."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
 
 
 def _print_version(wanted: bool) -> None:
@@ -241,7 +252,9 @@ def compare(
     ] = None,
     target_return: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Environments: report env steps to this return."),
+        typer.Option(
+            metavar="X", callback=_finite, help="Environments: report env steps to this return."
+        ),
     ] = None,
 ) -> Result:
     """Put the meta-tests of several runs into one table and one plot."""
@@ -269,7 +282,10 @@ def watch(
         int | None,
         typer.Option(min=0, metavar="N", help="Inner steps of adaptation; default: the test's."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Of play, at the most.")] = 60.0,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0.1, max=3600, callback=_finite, help="Of play, at the most."),
+    ] = 60.0,
 ) -> Result:
     """Adapt a run's agent to a game or control task, and make a video of one episode."""
     from jobs import watching
@@ -463,13 +479,13 @@ def bench_control_plane(context: typer.Context, overrides: Overrides = None) -> 
 def bench_recovery(
     context: typer.Context,
     overrides: Overrides = None,
-    deaths: Annotated[int, typer.Option(min=1, help="How many workers are killed.")] = 20,
+    deaths: Annotated[int, typer.Option(min=1, max=MOST, help="How many workers are killed.")] = 20,
 ) -> Result:
     """Time from a worker's death until its task runs again; what checkpoints take."""
     from jobs import commands
     from jobs.bench import recovery
 
-    values = recovery.run(deaths, tuple(overrides or ()))
+    values = recovery.run(deaths, context.obj, tuple(overrides or ()))
     return commands.figures(context.obj, "bench recovery", values)
 
 
@@ -477,7 +493,9 @@ def bench_recovery(
 def bench_soak(
     context: typer.Context,
     overrides: Overrides = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 60.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=MOST, callback=_finite, help="For how long.")
+    ] = 60.0,
 ) -> Result:
     """Very many tiny tasks: what grows, and whether it slows down."""
     from jobs import commands
@@ -491,9 +509,9 @@ def bench_soak(
 def bench_chaos(
     context: typer.Context,
     overrides: Overrides = None,
-    faults: Annotated[int, typer.Option(min=1, help="How many faults in all.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of when and what.")] = 0,
-    nodes: Annotated[int, typer.Option(help="Ray nodes on this machine: 1, or 2.")] = 1,
+    faults: Annotated[int, typer.Option(min=1, max=MOST, help="How many faults in all.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of when and what.")] = 0,
+    nodes: Annotated[int, typer.Option(min=1, max=2, help="Ray nodes on this machine.")] = 1,
 ) -> Result:
     """Runs under random faults (processes killed, a full disk, …), against one without."""
     from jobs import commands

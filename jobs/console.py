@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -32,6 +34,8 @@ class Output(io.FileIO):
         except BrokenPipeError:  # see CommandConsole
             raise
         except OSError as error:
+            if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode):
+                raise BrokenPipeError from error  # its terminal was closed
             drop_output(self.fileno())
             if self.fileno() == 2:
                 return memoryview(data).nbytes

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from pipeline.delivery import is_http
 from pipeline.errors import BadInputError, RunFailedError
+from pipeline.interrupt import ending_as_ctrl_c
 from pipeline.redaction import redact
 from pipeline.runs import home
 from pipeline.tracking import tracking_uri
@@ -85,25 +86,24 @@ def serve(console: Console, host: str, port: int) -> dict[str, Any]:
 
 @contextmanager
 def _running(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the command during the block, in which SIGTERM raises KeyboardInterrupt.
+    """Run the command during the block, in which signals that end it raise KeyboardInterrupt.
 
     The server has processes of its own, so it gets a process group, and all of it is ended: here,
     or by the leash if this process is killed.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.leash", *command],
-        env={**QUIET, **os.environ, **OURS},
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        _end(process)
-        signal.signal(signal.SIGTERM, before)
+    with ending_as_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.leash", *command],
+            env={**QUIET, **os.environ, **OURS},
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

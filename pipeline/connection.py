@@ -64,6 +64,7 @@ def connect(experiment: Experiment) -> bool:
             ray.init(
                 address=address or "local",
                 namespace="outerloop",
+                # False leaves out its pages: the process and an agent run without, on loopback too.
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -105,11 +106,12 @@ def on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Leave SIGTERM to whom it belongs now, while Ray starts and after.
+    """Leave SIGTERM to whom it belongs now, while Ray starts and after, and SIGHUP to us alone.
 
-    Ray puts handlers of its own there, in C++ and then in Python, which end the process with a
-    trace of addresses. Where its private function has another name, they stand until the block
-    ends.
+    Ray puts handlers of its own for SIGTERM, in C++ and then in Python, which end the process with
+    a trace of addresses. Where its private function has another name, they stand until the block
+    ends. Its processes are born with SIGHUP blocked, as Ray itself does it with SIGINT: a terminal
+    that is closed tells them too, and without them there is no last checkpoint.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -121,9 +123,11 @@ def _signals_kept() -> Iterator[None]:
 
     if theirs is not None:
         setattr(ray_utils, RAY_TAKES, take_back)
+    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
         if theirs is not None:
             setattr(ray_utils, RAY_TAKES, theirs)
         take_back()

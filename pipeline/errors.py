@@ -59,6 +59,6 @@ class BadInputError(OuterloopError, ValueError):
 
 
 class InterruptedRunError(OuterloopError):
-    """SIGINT or SIGTERM ended the run after a checkpoint (exit code 130)."""
+    """SIGINT, SIGTERM or SIGHUP ended the run after a checkpoint (exit code 130)."""
 
     exit_code = 130

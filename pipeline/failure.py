@@ -33,7 +33,7 @@ class Kind(StrEnum):
     AGGREGATOR_DIED = "the aggregator dies"
     RAY_DIED = "Ray dies on the driver's machine"
     DRIVER_DIED = "the driver dies"
-    STOP_ASKED = "SIGINT, SIGTERM"
+    STOP_ASKED = "SIGINT, SIGTERM, SIGHUP"
     STORAGE_FAILED = "the disk is full or cannot be written"
     CHECKPOINT_DAMAGED = "the newest checkpoint is damaged"
     TRACKING_DOWN = "MLflow is slow, away or killed"

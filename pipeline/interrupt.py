@@ -1,16 +1,50 @@
-"""SIGINT and SIGTERM: a request to stop at the next safe point, with a checkpoint."""
+"""SIGINT, SIGTERM and SIGHUP: a request to stop at the next safe point, with a checkpoint."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import InterruptedRunError
 from pipeline.progress import Progress, SilentProgress
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a command to end.
+
+    SIGHUP, that the terminal was closed, is one unless whoever started the command has it ignored,
+    as `nohup` does.
+    """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+@contextmanager
+def ending_as_ctrl_c() -> Iterator[None]:
+    """Have each of `stop_signals` do in the block what Ctrl-C does; of a main thread alone."""
+    interrupt, *others = stop_signals()
+
+    def press_ctrl_c(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(interrupt)  # asyncio, while it runs, has a handler of its own for it
+
+    with _handled_by(signal.default_int_handler, [interrupt]), _handled_by(press_ctrl_c, others):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Any, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class StopRequest:
@@ -25,6 +59,7 @@ class StopRequest:
         progress: Who is told.
         what_follows: What the first signal leads to, for who is told of it.
         how_to_go_on: Says what is kept of the run, and how to go on with it.
+        clean_up: Is called where a signal ends the process at once, first.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -32,6 +67,7 @@ class StopRequest:
         self.progress: Progress = progress or SilentProgress()
         self.what_follows = "stopping with a checkpoint"
         self.how_to_go_on: Callable[[], str] = lambda: "before the run began"
+        self.clean_up: Callable[[], object] = lambda: None
         self._begun = False
 
     def check(self) -> None:
@@ -41,20 +77,15 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take SIGINT and SIGTERM while the block runs.
+        """Take the signals of `stop_signals` while the block runs.
 
         Only a process's main thread may do this; elsewhere signals stay as they are.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._take(signal.SIGINT, signal.SIGTERM)
-        try:
+        with _handled_by(self._receive, stop_signals()):
             yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def begin(self) -> None:
         """From now on a signal is a request, which `check` answers.
@@ -63,11 +94,8 @@ class StopRequest:
         """
         self._begun = True
         if threading.current_thread() is threading.main_thread():
-            self._take(signal.SIGINT, signal.SIGTERM)
-
-    def _take(self, *numbers: signal.Signals) -> None:
-        for number in numbers:
-            signal.signal(number, self._receive)
+            for number in stop_signals():
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -77,6 +105,7 @@ class StopRequest:
                 again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
                 self.progress.at_once(f"{name}: {self.what_follows}{again}")
             return
+        self.clean_up()
         twice = "twice " if self.signal_name else ""
         line = f"interrupted {twice}by {name} {self.how_to_go_on()}"
         self.progress.last_words(line, InterruptedRunError.exit_code)

@@ -84,7 +84,7 @@ def _resume(
 def _resume_as(
     run: RunFolder, experiment: Experiment, progress: Progress, take_over: bool
 ) -> TrainResult:
-    _check_files(run)
+    _check_places(run, experiment)
     checkpoint = _newest_checkpoint(run, experiment)
     step, last = checkpoint.step if checkpoint else 0, experiment.meta.num_steps
     if step > last:
@@ -101,8 +101,9 @@ def _resume_as(
             return RunSession(run, experiment, backend, stop, progress, checkpoint, copies).train()
 
 
-def _check_files(run: RunFolder) -> None:
-    """Raise BadInputError for a damaged file before the work, not at its end."""
+def _check_places(run: RunFolder, experiment: Experiment) -> None:
+    """Raise BadInputError for a damaged file or a wrong address before the work, not in it."""
+    tracking_uri(experiment.tracking.uri, home())
     run.read_summary()
     check_own(run.path, read_target(run.metrics.parent))
 
@@ -158,7 +159,7 @@ def _evaluate(
 ) -> tuple[Evaluation, Path]:
     kept = _as_trained(run, overrides)
     experiment = _overridden(run, overrides, TESTABLE, "a meta-test", kept)
-    _check_files(run)
+    _check_places(run, experiment)
     checkpoint = _newest_checkpoint(run, experiment)
     if checkpoint is None:
         raise BadInputError(

@@ -24,6 +24,7 @@ from pipeline.files import disk_errors
 from pipeline.metric_log import MetricLog
 from pipeline.outbox import Outbox
 from pipeline.redaction import redact, redact_addresses, redact_texts
+from pipeline.tracking_address import check_address
 
 MAX_PARAM_CHARACTERS = 6000
 MAX_KEY_CHARACTERS = 250
@@ -194,7 +195,8 @@ def tracking_uri(configured: str, home: Path) -> str:
     """Return where to track: `configured`, else MLFLOW_TRACKING_URI, else a database in `home`.
 
     Raises:
-        BadInputError: The address is of a kind that cannot keep the promise of no point twice.
+        BadInputError: The address is of a kind that cannot keep the promise of no point twice, or
+            there is no use in trying it.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
@@ -210,6 +212,7 @@ def tracking_uri(configured: str, home: Path) -> str:
             f"tracking.uri '{redact(uri)}': expected an MLflow server (http://host:5000) or a "
             f"database ({', '.join(SCHEMES[2:])}); set tracking.uri or MLFLOW_TRACKING_URI"
         )
+    check_address(uri)
     relative = uri.removeprefix("sqlite:///")
     if relative != uri and not relative.startswith("/"):
         return f"sqlite:///{Path(relative).resolve()}"

@@ -11,29 +11,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from jobs import catalog
 from jobs.bench.chaos_processes import Nodes, Server
 from jobs.bench.chaos_run import TASK_TIMEOUT_S, ChaosRun, Outcome
+from jobs.bench.ground import Ground, clear_dead_grounds
+from jobs.bench.trainers import asked_to_stop, check_workers_here
 from jobs.bench.words import overridden
 from pipeline.errors import BadInputError
 from pipeline.mlflow_run import MlflowReader
 
 FAULTS_A_RUN = 12
 MEAN_WAIT_S = 4.0
-DISK_MIB = 256
-OUTER_STEPS = 20
 CURVES = ("train/loss", "outer/grad_norm", "outer/step_norm")
 WORDS = (
     "quickstart",
@@ -46,7 +44,7 @@ WORDS = (
     "inner.segment_steps=25",
     "inner.checkpoint_every=50",
     "meta.batch_size=4",
-    f"meta.num_steps={OUTER_STEPS}",
+    "meta.num_steps=20",
     "outer.optimizer=adam",
     "outer.lr=0.01",
     "checkpoint.every=2",
@@ -74,42 +72,57 @@ def run(
         nodes: 1, or 2 for a cluster of two nodes on this machine, of which one is killed too.
         console: Is told how it goes.
         overrides: `key=value` changes to the run.
+
+    Raises:
+        BadInputError: An override is wrong, or leaves no workers on this machine; before anything
+            is started.
     """
-    if nodes not in (1, 2):
-        raise BadInputError(f"bench chaos: --nodes={nodes}: expected 1 or 2")
-    # Ended from outside, it ends what it started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _folder() as folder, _disk(folder) as disk:
-        return _Chaos(folder, disk, nodes, seed, overrides, console).run(faults)
+    words = overridden(WORDS, overrides)
+    experiment = catalog.load(words[0], words[1:])
+    check_workers_here("bench chaos", experiment)
+    if experiment.meta.num_steps == 0:
+        raise BadInputError(
+            "meta.num_steps=0: a run that is over at once meets no fault; give more"
+        )
+    clear_dead_grounds()
+    with asked_to_stop(console) as stop, Ground() as ground:
+        stop.clean_up = ground.clear
+        return _Chaos(ground, nodes, seed, words, experiment.meta.num_steps, console).run(faults)
 
 
 class _Chaos:
     def __init__(
         self,
-        folder: Path,
-        disk: Path,
+        ground: Ground,
         nodes: int,
         seed: int,
-        overrides: tuple[str, ...],
+        words: list[str],
+        outer_steps: int,
         console: Console | None,
     ) -> None:
-        self._folder = folder
-        self._disk = disk
+        self._folder = ground.folder
+        self._disk = ground.disk
+        self._is_small = ground.is_small
+        self._mark = ground.mark
         self._seed = seed
         self._console = console
         self._num_nodes = nodes
-        self._words = overridden(WORDS, overrides)
-        self._is_small = disk != folder / "disk"
+        self._words = words
+        self._outer_steps = outer_steps
         self._outcomes: list[Outcome] = []
         self._equal: list[bool] = []
         self._problems: list[str] = []
         self._duplicates = self._missing = self._retries = 0
 
     def run(self, faults: int) -> dict[str, Any]:
-        with Server(self._folder / "server") as self._server, self._cluster() as self._nodes:
-            self._words.append(f"tracking.uri={self._server.address}")
+        with (
+            Server(self._folder / "server", self._mark) as self._server,
+            self._cluster() as self._nodes,
+        ):
+            places = [f"tracking.uri={self._server.address}"]
             if self._nodes:
-                self._words.append(f"workers.address={self._nodes.address}")
+                places.append(f"workers.address={self._nodes.address}")
+            self._words = overridden(self._words, places)
             quiet = self._run(0, 0)
             struck = 0
             while struck < faults:
@@ -124,13 +137,13 @@ class _Chaos:
     def _cluster(self) -> AbstractContextManager[Nodes | None]:
         if self._num_nodes == 1:
             return nullcontext()
-        return Nodes(self._folder / "nodes", max(2, os.cpu_count() or 2))
+        return Nodes(self._folder / "nodes", max(2, os.cpu_count() or 2), mark=self._mark)
 
     def _run(self, number: int, max_faults: int) -> Outcome:
         home = self._disk / f"home-{number:03d}"
         home.mkdir()
         log, seed = self._folder / f"{home.name}.log", self._seed * 1000 + number
-        chaos = ChaosRun(self._words, home, log, self._server, self._nodes, seed)
+        chaos = ChaosRun(self._words, home, log, self._server, self._nodes, seed, self._mark)
         outcome = chaos.run(max_faults, self._kinds(chaos), MEAN_WAIT_S)
         self._check(home, outcome)
         return outcome
@@ -148,19 +161,33 @@ class _Chaos:
 
     def _check(self, home: Path, outcome: Outcome) -> None:
         """Verify the run, count its points in MLflow, and make room for the next."""
-        found = _verified(home, str(outcome.said["run_id"]))
+        found = self._verified(home, str(outcome.said["run_id"]))
         self._problems += found
         stored = MlflowReader(self._server.address, str(outcome.said["mlflow_run_id"]))
         for key in CURVES:
             steps = Counter(point.step for point in stored.points(key))
             self._duplicates += sum(count - 1 for count in steps.values())
-            missing = sorted(set(range(1, OUTER_STEPS + 1)) - set(steps))
+            missing = sorted(set(range(1, self._outer_steps + 1)) - set(steps))
             self._missing += len(missing)
             if missing:
                 self._problems.append(f"{home}: {key} is not in MLflow at outer steps {missing}")
         self._retries += _retries(outcome)
         if not found:
             shutil.rmtree(home, ignore_errors=True)
+
+    def _verified(self, home: Path, run_id: str) -> list[str]:
+        """Return the problems that `outerloop verify` names, and what MLflow did not show it."""
+        command = [sys.executable, "-m", "jobs.cli", "--json", "verify", run_id]
+        environment = os.environ | self._mark | {"OUTERLOOP_HOME": str(home)}
+        done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False,
+                start_new_session=True,
+            )  # fmt: skip
+        lines = done.stdout.strip().splitlines() or [json.dumps({"error": done.stderr[-300:]})]
+        said: dict[str, Any] = json.loads(lines[-1])
+        # The rest that it never checks, pictures say, is as it should be.
+        unseen = [line for line in said.get("not_checked", []) if "MLflow" in line]
+        return [*said.get("problems", [said.get("error")]), *unseen]
 
     def _tell(self, text: str) -> None:
         if self._console:
@@ -186,51 +213,6 @@ class _Chaos:
             "lost_s_per_fault": statistics.median(lost) if lost else 0.0,
             "exit_code": 0 if self._is_well() else 1,
         }
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Give a temporary folder, which stays after an error: its line names a log in there."""
-    folder, is_kept = Path(tempfile.mkdtemp(prefix="outerloop-chaos-")), False
-    try:
-        yield folder
-    except Exception:
-        is_kept = True
-        raise
-    finally:
-        if not is_kept:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[Path]:
-    """Give a small disk of its own, if this process may mount one, else a folder."""
-    disk = folder / "small"
-    disk.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m", "outerloop-chaos", str(disk)]
-    try:
-        subprocess.run(["mount", *options], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        disk = folder / "disk"
-        disk.mkdir()
-        yield disk
-        return
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=False, capture_output=True)
-
-
-def _verified(home: Path, run_id: str) -> list[str]:
-    """Return the problems that `outerloop verify` names, and what it could not see in MLflow."""
-    command = [sys.executable, "-m", "jobs.cli", "--json", "verify", run_id]
-    environment = os.environ | {"OUTERLOOP_HOME": str(home)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines() or [json.dumps({"error": done.stderr[-300:]})]
-    said: dict[str, Any] = json.loads(lines[-1])
-    # The rest that it never checks, pictures say, is as it should be.
-    unseen = [line for line in said.get("not_checked", []) if "MLflow" in line]
-    return [*said.get("problems", [said.get("error")]), *unseen]
 
 
 def _same(one: Outcome, other: Outcome) -> bool:

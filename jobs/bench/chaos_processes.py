@@ -59,9 +59,10 @@ class Group:
 class Server:
     """An MLflow server over a database of its own, at a port that stays."""
 
-    def __init__(self, folder: Path) -> None:
-        """Prepare it; it runs, and answers, while its block does."""
+    def __init__(self, folder: Path, mark: dict[str, str] | None = None) -> None:
+        """Prepare it; it runs, and answers, while its block does. `mark` is of a Ground."""
         folder.mkdir()
+        self._environment = QUIET | OURS | (mark or {})
         self._folder = folder
         self._port = free_port()
         self.address = f"http://127.0.0.1:{self._port}"
@@ -84,7 +85,7 @@ class Server:
         command += ["--port", str(self._port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        self._group = Group(command, self._folder / "log.txt", QUIET | OURS)
+        self._group = Group(command, self._folder / "log.txt", self._environment)
         wait_until(self._answers, "the MLflow server does not answer")
 
     def kill(self) -> None:
@@ -103,10 +104,16 @@ class Server:
 class Nodes:
     """Two nodes of Ray on this machine, of which the second can be killed."""
 
-    def __init__(self, folder: Path, num_cpus: int, has_jobs: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        num_cpus: int,
+        has_jobs: bool = False,
+        mark: dict[str, str] | None = None,
+    ) -> None:
         """Prepare a head of half the CPUs and a node of the other half; they run in a block.
 
-        With `has_jobs` the head takes jobs at `job_server`.
+        With `has_jobs` the head takes jobs at `job_server`. `mark` is of a Ground.
         """
         folder.mkdir()
         self._folder = folder
@@ -117,6 +124,7 @@ class Nodes:
         self._num_starts = 0
         self.address = f"127.0.0.1:{self._port}"
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment |= mark or {}
 
     def __enter__(self) -> Nodes:
         try:
@@ -174,14 +182,16 @@ class Nodes:
 class Driver:
     """`outerloop train` or `train --resume` as a process."""
 
-    def __init__(self, words: list[str], home: Path, log: Path, nodes: Nodes | None) -> None:
-        """Start it; its own output and errors go to `log`."""
+    def __init__(
+        self, words: list[str], home: Path, log: Path, nodes: Nodes | None, mark: dict[str, str]
+    ) -> None:
+        """Start it; its own output and errors go to `log`. `mark` is of a Ground."""
         self._log = log
         self._from = log.stat().st_size if log.exists() else 0
         self._nodes = nodes
         command = [sys.executable, "-m", "jobs.cli", "--json", *words]
         environment = nodes.environment if nodes else {}
-        self._group = Group(command, log, environment | {"OUTERLOOP_HOME": str(home)})
+        self._group = Group(command, log, environment | mark | {"OUTERLOOP_HOME": str(home)})
 
     @property
     def exit_code(self) -> int | None:

@@ -47,11 +47,14 @@ class ChaosRun:
         server: Server,
         nodes: Nodes | None,
         seed: int,
+        mark: dict[str, str],
     ) -> None:
         """Prepare a run of `outerloop train` with `words`, in a home of its own.
 
-        What it says goes to `log`, which is on another disk than the one that is filled.
+        What it says goes to `log`, which is on another disk than the one that is filled. `mark` is
+        of a Ground.
         """
+        self._mark = mark
         self._words = words
         self._home = home
         self._server = server
@@ -108,7 +111,7 @@ class ChaosRun:
     def _start(self) -> None:
         folder = self._folder()
         words = ["train", "--resume", folder.name] if folder else ["train", *self._words]
-        self._driver = Driver(words, self._home, self._log, self._nodes)
+        self._driver = Driver(words, self._home, self._log, self._nodes, self._mark)
 
     def _stopped(self) -> None:
         """Resume a run that stopped by itself, or give up."""

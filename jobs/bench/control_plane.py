@@ -70,16 +70,19 @@ def run(
         if console:
             console.print("  ".join(f"{key} {_short(value)}" for key, value in row.items()))
 
+    planned: list[tuple[Experiment, int]] = []  # all of it, so that a mistake is found at once
+    for count in workers:
+        words = [*WORDS, f"meta.batch_size={max(32, 2 * count)}", "model.num_filters=60"]
+        planned.append((catalog.load("quickstart", overridden(words, overrides)), count))
+    for size in filters:
+        for number in shards:
+            words = [*WORDS, f"meta.batch_size={TASKS_OF_A_STEP}"]
+            words += [f"model.num_filters={size}", f"aggregator.shards={number}"]
+            planned.append((catalog.load("quickstart", overridden(words, overrides)), 2))
     memory = memory_mb_per_s()
     with local_ray(CORES, STORE_BYTES):
-        for count in workers:
-            words = [*WORDS, f"meta.batch_size={max(32, 2 * count)}", "model.num_filters=60"]
-            take(_measured(overridden(words, overrides), count))
-        for size in filters:
-            for number in shards:
-                words = [*WORDS, f"meta.batch_size={TASKS_OF_A_STEP}"]
-                words += [f"model.num_filters={size}", f"aggregator.shards={number}"]
-                take(_measured(overridden(words, overrides), 2))
+        for experiment, count in planned:
+            take(_measured(experiment, count))
     few, many = rows[: len(workers)], rows[len(workers) :]
     return {"rows": rows, "memory_mb_per_s": memory, **fitted(few, many)}
 
@@ -143,8 +146,7 @@ class _EmptyBackend(RayBackend):
         return Slot(actor, actor.ready.remote())
 
 
-def _measured(words: list[str], count: int) -> dict[str, Any]:
-    experiment = catalog.load("quickstart", words)
+def _measured(experiment: Experiment, count: int) -> dict[str, Any]:
     backend = _EmptyBackend(experiment, count)
     backend.worker_pids()  # all stand
     size = int(outer_layout(experiment, build_network(experiment)[1]).size)

@@ -17,11 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from jobs import catalog
-from jobs.bench.trainers import training
+from jobs.bench.trainers import asked_to_stop, check_workers_here, training
 from jobs.bench.words import overridden
 from pipeline.cluster import RayBackend
 from pipeline.config import Experiment
+from pipeline.errors import BadInputError
+from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskSpec
 from pipeline.server import Start
 from pipeline.trainer import Trainer
@@ -38,22 +42,40 @@ EVERY_INNER_STEPS = 1000  # as the experiments with long tasks have it
 NUM_STATES = 5
 
 
-def run(deaths: int = 20, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+def run(
+    deaths: int = 20, console: Console | None = None, overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Measure on `leap-omniglot` (glyphs in place of Omniglot), or as `overrides` change it.
 
     Args:
         deaths: How many workers are killed.
+        console: Is told of a signal.
         overrides: `key=value` changes to the experiment.
+
+    Raises:
+        BadInputError: An override is wrong, or leaves no workers on this machine that could be
+            killed in the middle of a task.
+        InterruptedRunError: After a signal.
     """
     experiment = catalog.load("leap-omniglot", overridden(WORDS, overrides))
-    backend = RayBackend(experiment, Start())
-    with training(experiment, backend) as (trainer, _):
-        trainer.outer_step()  # warm-up
-        quiet = [_timed(trainer.outer_step) for _ in range(2)]
-        saves = [_save_s(trainer) for _ in range(5)]
-        clock = _Clock(trainer, backend, deaths)
-        while clock.left:
-            trainer.outer_step()
+    check_workers_here("bench recovery", experiment)
+    inner = experiment.inner
+    if inner.num_steps <= inner.segment_steps:
+        raise BadInputError(
+            f"inner.segment_steps={inner.segment_steps}: a worker is killed between two segments "
+            f"of a task, which has one alone of inner.num_steps={inner.num_steps}; give fewer"
+        )
+    with asked_to_stop(console) as stop:
+        backend = RayBackend(experiment, Start())
+        stop.begin()
+        with training(experiment, backend, stop) as (trainer, _):
+            trainer.outer_step()  # warm-up
+            quiet = [_timed(trainer.outer_step) for _ in range(2)]
+            saves = [_save_s(trainer) for _ in range(5)]
+            clock = _Clock(trainer, backend, deaths)
+            while clock.left:
+                trainer.outer_step()
+        share = _inner_checkpoint_share(experiment, stop)
     step_s, save_s = statistics.median(quiet), statistics.median(saves)
     return {
         "deaths": len(clock.recoveries),
@@ -63,7 +85,7 @@ def run(deaths: int = 20, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         "outer_step_s": step_s,
         "save_s": save_s,
         "checkpoint_share": save_s / (experiment.checkpoint.every * step_s + save_s),
-        **_inner_checkpoint_share(experiment),
+        **share,
     }
 
 
@@ -111,14 +133,14 @@ class _Clock:
                 return
 
 
-def _inner_checkpoint_share(experiment: Experiment) -> dict[str, float]:
+def _inner_checkpoint_share(experiment: Experiment, stop: StopRequest) -> dict[str, float]:
     """Return what checkpoints inside tasks take of a worker's time, every EVERY_INNER_STEPS."""
     inner = experiment.inner.model_copy(
         update={"num_steps": NUM_STATES * 100, "checkpoint_every": 100, "segment_steps": 100}
     )
     experiment = experiment.model_copy(update={"inner": inner})
     with tempfile.TemporaryDirectory(prefix="outerloop-bench-") as folder:
-        steps, states = zip(*_segments(experiment, Path(folder)), strict=True)
+        steps, states = zip(*_segments(experiment, Path(folder), stop), strict=True)
     state_s = statistics.median(states)
     step_s = statistics.median(steps) / 100
     return {
@@ -128,7 +150,9 @@ def _inner_checkpoint_share(experiment: Experiment) -> dict[str, float]:
     }
 
 
-def _segments(experiment: Experiment, folder: Path) -> Iterator[tuple[float, float]]:
+def _segments(
+    experiment: Experiment, folder: Path, stop: StopRequest
+) -> Iterator[tuple[float, float]]:
     """Yield, for each segment but the first, seconds in inner steps and for the checkpoint."""
     from pipeline.network import initial_outer_parameters
     from pipeline.workers import make_worker
@@ -138,6 +162,7 @@ def _segments(experiment: Experiment, folder: Path) -> Iterator[tuple[float, flo
     begun = time.monotonic()
     for segment in worker.run(spec, [initial_outer_parameters(experiment).numpy()]):
         now = time.monotonic()
+        stop.check()
         if segment.number > 0 and len(segment.rows):
             in_steps = float(segment.rows["wall_ms"][0].as_py()) / 1e3 * len(segment.rows)
             # The checkpoint of the segment before is written when this one is asked for.

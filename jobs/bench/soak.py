@@ -15,7 +15,7 @@ import ray
 from rich.console import Console
 
 from jobs import catalog
-from jobs.bench.trainers import training
+from jobs.bench.trainers import asked_to_stop, check_workers_here, training
 from jobs.bench.words import overridden
 from pipeline.cluster import RayBackend
 from pipeline.server import Start
@@ -57,12 +57,19 @@ def run(
     """Run tiny tasks for `minutes` and say what grew.
 
     `…_growth` compares the last tenth of the time with the second tenth: 0.01 is one percent more.
+
+    Raises:
+        BadInputError: An override is wrong, or leaves no workers on this machine.
+        InterruptedRunError: After a signal.
     """
     experiment = catalog.load("quickstart", overridden(WORDS, overrides))
-    backend = RayBackend(experiment, Start())
-    with training(experiment, backend) as (trainer, books):
-        trainer.outer_step()  # all stands, and has been used
-        samples = _soak(trainer, books, _processes(backend), 60 * minutes, console)
+    check_workers_here("bench soak", experiment)
+    with asked_to_stop(console) as stop:
+        backend = RayBackend(experiment, Start())
+        stop.begin()
+        with training(experiment, backend, stop) as (trainer, books):
+            trainer.outer_step()  # all stands, and has been used
+            samples = _soak(trainer, books, _processes(backend), 60 * minutes, console)
     return _report(samples)
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+SHORT = {"meta.steps": "meta.num_steps"}
+
 
 def overridden(words: Iterable[str], overrides: Iterable[str]) -> list[str]:
     """Return `key=value` words, those of `overrides` in place of those of the same key."""
     asked = list(overrides)
-    keys = {word.partition("=")[0] for word in asked}
-    return [word for word in words if word.partition("=")[0] not in keys] + asked
+    keys = {_key(word) for word in asked}
+    return [word for word in words if _key(word) not in keys] + asked
+
+
+def _key(word: str) -> str:
+    key = word.partition("=")[0]
+    return SHORT.get(key, key)

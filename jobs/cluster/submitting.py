@@ -22,6 +22,7 @@ from pipeline.config import Experiment
 from pipeline.config_sections import JobConfig
 from pipeline.delivery import is_http
 from pipeline.errors import BadInputError, InterruptedRunError, RunFailedError
+from pipeline.interrupt import ending_as_ctrl_c
 from pipeline.origin import COMMIT_KEY, PAGE_KEY, git_commit
 from pipeline.redaction import holds_password
 from pipeline.runs import RUN_ID, check_run_id, new_run_id
@@ -227,7 +228,8 @@ def _last_of(run_id: str, jobs: Sequence[JobDetails]) -> JobDetails | None:
 def _followed(console: Console, server: JobServer, job_id: str) -> Result:
     """Follow the job; return its result, or raise as it ended."""
     try:
-        log = follow(server, job_id, console)
+        with ending_as_ctrl_c():
+            log = follow(server, job_id, console)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"job {job_id} goes on; follow it again: outerloop jobs logs {job_id} --follow; "

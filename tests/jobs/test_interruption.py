@@ -1,17 +1,21 @@
-"""SIGTERM at the real command over real Ray: a checkpoint, exit 130, and a resume that changes
-no bit of the result and no point of the curves."""
+"""SIGTERM and SIGHUP at the real command over real Ray: a checkpoint, exit 130, and a resume that
+changes no bit of the result and no point of the curves."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,7 +44,9 @@ def but(change: str) -> list[str]:
     return [word for word in TINY if word.partition("=")[0] != key] + [change]
 
 
-def command(home: Path, *words: str) -> subprocess.Popen[str]:
+def command(
+    home: Path, *words: str, before: Callable[[], object] | None = None
+) -> subprocess.Popen[str]:
     environment = os.environ | {"OUTERLOOP_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
@@ -49,6 +55,7 @@ def command(home: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=before,
     )
 
 
@@ -130,6 +137,58 @@ def test_sigterm_then_resume_gives_the_undisturbed_result_and_curves(tmp_path):
     assert [step for step, _ in curves["train/loss"]] == list(range(1, 13))
     for key in ("train/loss", "outer/grad_norm", "eval/test/auc"):
         assert curves[key] == undisturbed[key], key
+
+
+@contextlib.contextmanager
+def on_a_terminal(home: Path, *words: str):
+    """Give the command on a terminal of its own, and what closes that."""
+    ours, theirs = pty.openpty()
+
+    def take_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [OUTERLOOP, *words],
+        env=os.environ | {"OUTERLOOP_HOME": str(home)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_terminal_that_is_closed_stops_the_run_with_a_checkpoint(tmp_path):
+    words = ("train", "quickstart", "workers.count=1", *but("meta.num_steps=100000"))
+    with on_a_terminal(tmp_path, *words) as (process, terminal):
+        said = b""
+        while b"1/100000" not in said:
+            said += os.read(terminal, 1 << 16)
+        os.close(terminal)
+        os.killpg(process.pid, signal.SIGHUP)  # a shell tells all of it, Ray's processes too
+        assert process.wait(timeout=120) == 130
+    (log,) = tmp_path.glob("*/log.txt")
+    *_, last = log.read_text().splitlines()
+    assert "INFO ended: interrupted by SIGHUP; checkpoint at outer step " in last
+    assert last.endswith(f"; go on with: outerloop train --resume {log.parent.name}")
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
+    process = command(
+        tmp_path, "train", "quickstart", "workers.count=0", *TINY,
+        before=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    wait_for_outer_step(tmp_path, process)
+    process.send_signal(signal.SIGHUP)
+    code, said = answer(process)
+    assert (code, said["outer_steps"]) == (0, 12)
 
 
 @pytest.fixture

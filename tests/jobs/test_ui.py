@@ -53,6 +53,7 @@ def started_ui(port, folder=ROOT, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as process:
         try:
             yield process
@@ -74,7 +75,7 @@ def answers(port):
         return False
 
 
-@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_the_server_ends_with_the_command_however_that_ends(home, death):
     port = free_port()
     with started_ui(port) as process:

@@ -17,13 +17,23 @@ import ray
 import ray._private.worker as ray_driver
 from pipeline.connection import connect, disconnect
 from tests.pipeline.runs_for_tests import tiny
+from tests.processes import wait_until
 connect(tiny(workers={"count": 1}))
-me = psutil.Process()
-processes = [me, *me.children(recursive=True)]
-sockets = [one for process in processes for one in process.net_connections()]
-heard = {one.laddr.ip.removeprefix("::ffff:") for one in sockets if one.status == "LISTEN"}
+ray.get(ray.remote(lambda: None).remote())  # there is a worker
+me, heard = psutil.Process(), {}
+
+def listeners():
+    heard.clear()
+    for process in [me, *me.children(recursive=True)]:
+        sockets = [one for one in process.net_connections() if one.status == "LISTEN"]
+        if sockets:
+            heard[process.name()] = {one.laddr.ip.removeprefix("::ffff:") for one in sockets}
+    return heard
+
+agents = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}  # the last ones to listen
+wait_until(lambda: {name[:15] for name in listeners()} >= {name[:15] for name in agents})
 address, dashboard = ray.get_runtime_context().gcs_address, ray_driver._global_node.webui_url
-print(address, repr(dashboard), *heard, flush=True)
+print(address, repr(dashboard), *set().union(*heard.values()), flush=True)
 sys.stdin.read()
 disconnect(True)
 """

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -259,7 +260,54 @@ def test_where_to_track(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert tracking_uri("", tmp_path) == "http://tracker:5000"
     assert tracking_uri("sqlite:///here.db", tmp_path) == f"sqlite:///{tmp_path}/here.db"
-    assert tracking_uri("mysql+pymysql://host/db", tmp_path) == "mysql+pymysql://host/db"
+
+
+def test_a_database_whose_driver_is_there_is_taken_as_it_is(tmp_path):
+    pytest.importorskip("psycopg2")
+    uri = "postgresql+psycopg2://host/db"
+    assert tracking_uri(uri, tmp_path) == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "driver", "package"),
+    [
+        ("postgresql+psycopg2://me:pw@host/db", "psycopg2", "psycopg2-binary"),
+        ("postgresql+psycopg://me:pw@host/db", "psycopg", "psycopg[binary]"),
+        ("mysql://me:pw@host/db", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql://me:pw@host/db", "pymysql", "pymysql"),
+        ("mssql://me:pw@host/db", "pyodbc", "pyodbc"),
+    ],
+)
+def test_a_database_whose_driver_is_missing_names_what_to_install(
+    tmp_path, monkeypatch, uri, driver, package
+):
+    monkeypatch.setitem(sys.modules, driver, None)  # cannot be imported, wherever tests run
+    with pytest.raises(BadInputError) as bad:
+        tracking_uri(uri, tmp_path)
+    said = f"its driver {driver} is not installed here; pip install '{package}'"
+    assert said in str(bad.value)
+    assert "pw" not in str(bad.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://", "names no server"),
+        ("http://host:port", "names no server"),
+        ("https://[::1", "names no server"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:////tmp", "names no file"),
+        ("mysql+foo://host/db", "is no address of a database with a driver"),
+        ("postgresql://me:pw:pw@host:x/db", "is no address of a database with a driver"),
+        ("mysql+a+b://host/db", "is no address of a database with a driver"),
+    ],
+)
+def test_an_address_that_can_never_answer_is_refused_at_once(tmp_path, uri, said):
+    with pytest.raises(BadInputError, match=said) as bad:
+        tracking_uri(uri, tmp_path)
+    assert "pw" not in str(bad.value)
+    assert "\n" not in str(bad.value)
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b"])

@@ -115,19 +115,27 @@ def test_a_run_that_the_cluster_refuses_is_refused_in_its_own_words(cluster, tmp
     assert "omniglot" in refused["error"]
 
 
-def test_ctrl_c_leaves_the_job_at_work(cluster):
-    command = [sys.executable, "-m", "jobs.cli", "submit", *TINY, ONE, "meta.steps=2000"]
+def followed_until(number, *words):
+    """What the command says in the end, if it gets that signal while it follows a job."""
+    command = [sys.executable, "-m", "jobs.cli", *words]
     following = subprocess.Popen(
-        command, cwd=ROOT, env=dict(os.environ), stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        command, cwd=ROOT, env=dict(os.environ), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )  # fmt: skip
     for line in following.stdout:
         if line.startswith(b"step "):
             break
-    following.send_signal(signal.SIGINT)
+    following.send_signal(number)
     _, errors = following.communicate(timeout=60)
     assert following.returncode == 130
-    assert b"goes on; follow it again: outerloop jobs logs " in errors
-    job_id = errors.split(b"jobs logs ")[1].split()[0].decode()
+    return errors.decode()
+
+
+def test_ctrl_c_or_a_closed_terminal_leaves_the_job_at_work(cluster):
+    errors = followed_until(signal.SIGINT, "submit", *TINY, ONE, "meta.steps=2000")
+    assert "goes on; follow it again: outerloop jobs logs " in errors
+    job_id = errors.split("jobs logs ")[1].split()[0]
+    assert followed_until(signal.SIGHUP, "jobs", "logs", job_id, "--follow") == errors
     assert said("jobs", "status", job_id)["status"] == "RUNNING"
     said("jobs", "stop", job_id)
 
