@@ -23,6 +23,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from pipeline.actors import TaskActor
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
+from pipeline.cluster_metrics import ClusterMetrics
 from pipeline.config import Experiment
 from pipeline.connection import NodeWatch, cause_of, connect, disconnect, first_line
 from pipeline.errors import BadInputError, RunFailedError
@@ -64,6 +65,7 @@ class RayBackend:
         self._next_look = 0.0  # at the cluster's size; monotonic time
         self._slots = [self._start_worker() for _ in range(self._wanted())]
         self._starts_in_vain = 0  # in a row
+        self._metrics: ClusterMetrics | None = None
         self.load(start)
 
     def load(self, start: Start) -> None:
@@ -111,6 +113,8 @@ class RayBackend:
         found: list[Segment | TaskFailure] = self._hung()
         for item in done:
             found += self._news(waiting[item])
+        if self._metrics is not None:
+            self._metrics.workers(sum(slot.ready is None for slot in self._slots))
         return found
 
     def fold(self, segment: Segment) -> None:
@@ -143,6 +147,11 @@ class RayBackend:
         for slot in self._slots:
             ray.kill(slot.actor)
         self._slots = []
+
+    def meter(self, run_id: str) -> ClusterMetrics:
+        """Have Ray export the run's metrics from now on."""
+        self._metrics = ClusterMetrics(run_id, self._experiment.name)
+        return self._metrics
 
     def close(self) -> None:
         """End this run's actors; end Ray too if it was started here."""
