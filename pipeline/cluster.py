@@ -97,6 +97,9 @@ class RayBackend:
 
     def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
         """Wait for any worker's next segment, failure or readiness."""
+        if self._metrics is not None and self._metrics.is_due():
+            standing = sum(slot.ready is None for slot in self._slots)
+            self._metrics.record(standing, sum(len(slot.streams) for slot in self._slots))
         # A worker runs its tasks in order, so only its oldest stream can have news.
         waiting = {
             (slot.ready if slot.ready is not None else slot.streams[0][1]): slot
@@ -113,8 +116,6 @@ class RayBackend:
         found: list[Segment | TaskFailure] = self._hung()
         for item in done:
             found += self._news(waiting[item])
-        if self._metrics is not None:
-            self._metrics.workers(sum(slot.ready is None for slot in self._slots))
         return found
 
     def fold(self, segment: Segment) -> None:

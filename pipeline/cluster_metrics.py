@@ -1,7 +1,8 @@
 """A run's metrics among those that Ray exports for Prometheus, on the driver's node.
 
-Ray puts `ray_` before each name, and drops a run's metrics when its driver ends. Ray collects them
-every ten seconds or so.
+Ray puts `ray_` before each name, and collects them every ten seconds or so. It forgets a gauge that
+is not set again for a while, so all are, as long as the run goes on; counters of runs that have
+ended stay until their node does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ RECORD_EVERY_S = 0.5  # a record takes some microseconds, and segments come by t
 
 
 class ClusterMetrics:
-    """The metrics of one run, as a RunMeter, and how many of its workers stand."""
+    """The metrics of one run: as a RunMeter of its Trainer's, and of what its backend sees."""
 
     def __init__(self, run_id: str, experiment: str) -> None:
         tags = {"run": run_id, "experiment": experiment}
@@ -41,15 +42,12 @@ class ClusterMetrics:
         self._staleness = gauge("staleness", "Outer steps since the oldest task of one began.")
         self._workers = gauge("workers", "Workers that stand.")
         self._steps = (0, 0)  # inner and env steps that are not recorded yet
+        self._stale = 0  # outer steps
         self._next_record = 0.0  # monotonic time
-        self._num_workers = -1
 
-    def segment(self, inner_steps: int, env_steps: int, tasks_in_flight: int) -> None:
-        """Count its steps; recorded now and then."""
+    def segment(self, inner_steps: int, env_steps: int) -> None:
+        """Keep its steps in mind until `record` counts them."""
         self._steps = (self._steps[0] + inner_steps, self._steps[1] + env_steps)
-        if time.monotonic() >= self._next_record:
-            self._in_flight.set(tasks_in_flight)
-            self._record_steps()
 
     def retry(self, kind: Kind) -> None:
         """Count it under the kind's name."""
@@ -61,19 +59,20 @@ class ClusterMetrics:
             self._dropped.inc(num_tasks)
 
     def outer_step(self, staleness: int) -> None:
-        """Count it, and all steps that came before."""
+        """Count it."""
         self._outer_steps.inc()
-        self._staleness.set(staleness)
-        self._record_steps()
+        self._stale = staleness
 
-    def workers(self, num_workers: int) -> None:
-        """Tell how many stand."""
-        if num_workers != self._num_workers:
-            self._num_workers = num_workers
-            self._workers.set(num_workers)
+    def is_due(self) -> bool:
+        """Whether it is time for the next `record`."""
+        return time.monotonic() >= self._next_record
 
-    def _record_steps(self) -> None:
+    def record(self, num_workers: int, tasks_in_flight: int) -> None:
+        """Record how many workers stand, the tasks that they have, and all the rest."""
         self._next_record = time.monotonic() + RECORD_EVERY_S
+        self._workers.set(num_workers)
+        self._in_flight.set(tasks_in_flight)
+        self._staleness.set(self._stale)
         for counter, steps in zip((self._inner_steps, self._env_steps), self._steps, strict=True):
             if steps:  # Ray's counters take nothing else
                 counter.inc(steps)

@@ -10,8 +10,8 @@ from pipeline.failure import Kind
 class RunMeter(Protocol):
     """Counts a run's work. No method waits for anything."""
 
-    def segment(self, inner_steps: int, env_steps: int, tasks_in_flight: int) -> None:
-        """A segment arrived: steps that its worker took, and tasks handed out by now."""
+    def segment(self, inner_steps: int, env_steps: int) -> None:
+        """A segment arrived, of so many steps."""
 
     def retry(self, kind: Kind) -> None:
         """A task is begun again, after a failure of this kind."""
@@ -26,7 +26,7 @@ class RunMeter(Protocol):
 class NoMeter:
     """Counts nothing: a run in one process has no cluster."""
 
-    def segment(self, inner_steps: int, env_steps: int, tasks_in_flight: int) -> None:
+    def segment(self, inner_steps: int, env_steps: int) -> None:
         """Do nothing."""
 
     def retry(self, kind: Kind) -> None:

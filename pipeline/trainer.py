@@ -302,7 +302,7 @@ class Trainer:
     def _take_rows(self, segment: Segment) -> TaskRecord:
         self._books.copies.check()
         record = self._tasks.take(segment)
-        self._books.meter.segment(*record.newest, self._dispatcher.open_tasks)
+        self._books.meter.segment(*record.newest)
         if segment.kept:
             self._books.copies.offer_tasks(self.version)
         return record

@@ -20,13 +20,11 @@ class Counting:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.staleness: list[int] = []
-        self.in_flight: list[int] = []
 
-    def segment(self, inner_steps, env_steps, tasks_in_flight):
+    def segment(self, inner_steps, env_steps):
         self.counts["segments"] += 1
         self.counts["inner_steps"] += inner_steps
         self.counts["env_steps"] += env_steps
-        self.in_flight.append(tasks_in_flight)
 
     def retry(self, kind):
         self.counts[f"retries of {kind.name}"] += 1
@@ -58,7 +56,6 @@ def test_steps_and_outer_steps_are_those_on_record(tmp_path):
         "outer_steps": 3,
     }
     assert books.meter.staleness == [0, 0, 0]
-    assert books.meter.in_flight == [1, 1, 0] * 3 * 4
 
 
 def test_env_steps_and_tasks_left_out_are_those_on_record(tmp_path):
