@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ray.scripts.scripts import healthcheck, start
+from ray.scripts.scripts import start
 
 from tests.infra.manifests import INFRA, checked
 
@@ -96,9 +96,14 @@ def test_ray_takes_the_commands_of_the_nodes(services):
         assert given["metrics_export_port"] == 8080
         assert given["head"] == (name == "head")
         assert given["address"] == (None if name == "head" else "head:6379")
-    _, ray, command, *options = services["head"]["healthcheck"]["test"]
-    assert (ray, command) == ("ray", "health-check")
-    assert healthcheck.make_context(command, options).params["address"] == "127.0.0.1:6379"
+
+
+def test_whatever_is_waited_for_has_a_health_check(services):
+    for service in services.values():
+        for name, how in (service.get("depends_on") or {}).items():
+            if how["condition"] == "service_healthy" and name != "mlflow":  # its image has one
+                assert services[name]["healthcheck"]["test"][0] == "CMD", name
+    assert "HEALTHCHECK" in (INFRA / "docker" / "mlflow.Dockerfile").read_text()
 
 
 def test_prometheus_finds_what_the_head_writes(services):
