@@ -1,4 +1,4 @@
-"""MLflow's server as Kubernetes and compose start it: with sqlite, and with a real PostgreSQL."""
+"""MLflow's server as Kubernetes and compose start it: over sqlite, over a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from jobs.bench.chaos_processes import Group, free_port
 from tests.infra.manifests import INFRA
+from tests.pipeline.storage_for_tests import CREDENTIALS, S3Server, needs_moto
 from tests.processes import wait_until
 
 HERE = "127.0.0.1"
@@ -32,13 +33,13 @@ def kubernetes_options():
     return deployment["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
-def own(options, port, folder):
-    """The options, with an address and a folder of this test's own."""
+def own(options, port, artifacts):
+    """The options, with an address and a place for artifacts of this test's own."""
     changes = {"--host=0.0.0.0": f"--host={HERE}", "--port=5000": f"--port={port}"}
     words = [changes.get(word, word) for word in options]
     for place, word in enumerate(words):
         if word.startswith("--artifacts-destination="):
-            words[place] = f"--artifacts-destination={folder / 'artifacts'}"
+            words[place] = f"--artifacts-destination={artifacts}"
     assert not set(changes) & set(words)
     return words
 
@@ -97,9 +98,16 @@ def postgresql(monkeypatch):
         shutil.rmtree(folder)
 
 
+@pytest.fixture
+def storage():
+    server = S3Server()
+    yield server
+    server.kill()
+
+
 def test_the_server_answers_by_its_names_and_to_probes_only(tmp_path):
     port = free_port()
-    words = own(kubernetes_options(), port, tmp_path)
+    words = own(kubernetes_options(), port, tmp_path / "artifacts")
     environment = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     with serving([sys.executable, "-m", "mlflow", *words], port, tmp_path, environment):
         api = "/api/2.0/mlflow/experiments/get?experiment_id=0"
@@ -108,23 +116,28 @@ def test_the_server_answers_by_its_names_and_to_probes_only(tmp_path):
         assert status(port, api, "mlflow.example:5000") == 403
 
 
-def test_the_server_keeps_runs_in_postgresql_and_takes_artifacts(tmp_path, postgresql, monkeypatch):
+@needs_moto
+def test_the_server_keeps_runs_in_postgresql_and_artifacts_in_s3(tmp_path, postgresql, storage):
     """By compose's entry point; password and address of the database are this test's."""
     port, secret = free_port(), tmp_path / "secret"
     secret.write_text(f"{PASSWORD}\n")
     shell, option, script, name = COMPOSE["entrypoint"]
     script = script.replace("$$", "$").replace("/run/secrets/mlflow_db", str(secret))
     script = script.replace("@db:5432/", f"@{HERE}:{postgresql}/")
-    command = [shell, option, script, name, *own(COMPOSE["command"], port, tmp_path)]
+    command = [shell, option, script, name, *own(COMPOSE["command"], port, "s3://bucket/mlflow")]
+    bucket = f"http://{HERE}:{storage.port}"
+    given = {"MLFLOW_S3_ENDPOINT_URL": bucket, "AWS_DEFAULT_REGION": "us-east-1"}
+    given |= {name: CREDENTIALS[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    assert given.keys() == set(COMPOSE["environment"])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with serving(command, port, tmp_path, {"PATH": path}):
+    with serving(command, port, tmp_path, given | {"PATH": path}):
         client = MlflowClient(f"http://{HERE}:{port}")
         run = client.create_run("0").info.run_id
         client.log_metric(run, "loss", 0.5)
         client.log_artifact(run, str(secret))
         assert client.get_run(run).data.metrics == {"loss": 0.5}
-        assert list((tmp_path / "artifacts").rglob(secret.name))
-    assert not list(tmp_path.rglob("*.db"))
+    with urllib.request.urlopen(f"{bucket}/bucket?list-type=2", timeout=20) as listed:
+        assert f"mlflow/0/{run}/artifacts/{secret.name}" in listed.read().decode()
 
 
 def test_addresses_of_databases_name_the_driver_that_the_image_has():
