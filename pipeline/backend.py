@@ -12,6 +12,7 @@ from typing import Protocol
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
+from pipeline.run_meter import RunMeter
 from pipeline.server import Start
 
 
@@ -54,6 +55,9 @@ class Backend(Protocol):
 
     def discard(self) -> None:
         """Give up all tasks in flight; nothing is asked of workers any more."""
+
+    def meter(self, run_id: str) -> RunMeter:
+        """Return what counts the run's work for those who watch the cluster."""
 
     def close(self) -> None:
         """End workers and aggregator."""

@@ -23,6 +23,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from pipeline.actors import TaskActor
 from pipeline.aggregator import Commit, ShardUpdate
 from pipeline.checkpoint_files import ShardFile
+from pipeline.cluster_metrics import ClusterMetrics
 from pipeline.config import Experiment
 from pipeline.connection import NodeWatch, cause_of, connect, disconnect, first_line
 from pipeline.errors import BadInputError, RunFailedError
@@ -64,6 +65,7 @@ class RayBackend:
         self._next_look = 0.0  # at the cluster's size; monotonic time
         self._slots = [self._start_worker() for _ in range(self._wanted())]
         self._starts_in_vain = 0  # in a row
+        self._metrics: ClusterMetrics | None = None
         self.load(start)
 
     def load(self, start: Start) -> None:
@@ -95,6 +97,9 @@ class RayBackend:
 
     def events(self, timeout_s: float) -> list[Segment | TaskFailure]:
         """Wait for any worker's next segment, failure or readiness."""
+        if self._metrics is not None and self._metrics.is_due():
+            standing = sum(slot.ready is None for slot in self._slots)
+            self._metrics.record(standing, sum(len(slot.streams) for slot in self._slots))
         # A worker runs its tasks in order, so only its oldest stream can have news.
         waiting = {
             (slot.ready if slot.ready is not None else slot.streams[0][1]): slot
@@ -143,6 +148,11 @@ class RayBackend:
         for slot in self._slots:
             ray.kill(slot.actor)
         self._slots = []
+
+    def meter(self, run_id: str) -> ClusterMetrics:
+        """Have Ray export the run's metrics from now on."""
+        self._metrics = ClusterMetrics(run_id, self._experiment.name)
+        return self._metrics
 
     def close(self) -> None:
         """End this run's actors; end Ray too if it was started here."""

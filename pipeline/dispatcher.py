@@ -14,6 +14,7 @@ from pipeline.errors import RunFailedError, TaskFailedError
 from pipeline.failure import POLICY, Action, Kind, decide, limit_of
 from pipeline.interrupt import StopRequest
 from pipeline.messages import Segment, TaskFailure, TaskSpec
+from pipeline.run_meter import NoMeter, RunMeter
 
 POLL_S = 0.5  # how long a request to stop may go unseen
 
@@ -45,6 +46,7 @@ class Dispatcher:
         counters: Counters,
         stop: StopRequest,
         resume: Callable[[TaskSpec], TaskSpec] = lambda spec: spec,
+        meter: RunMeter | None = None,
     ) -> None:
         """Start with nothing to do; `resume` says where a task that is begun again goes on."""
         self._backend = backend
@@ -52,6 +54,7 @@ class Dispatcher:
         self._counters = counters
         self._stop = stop
         self._resume = resume
+        self._meter = meter or NoMeter()
         self._again: deque[tuple[float, TaskSpec]] = deque()  # monotonic time from which on
         self.open_tasks = 0
         self.peak_in_flight = 0
@@ -110,6 +113,7 @@ class Dispatcher:
                 f"{limit_of(rule, self._experiment)}); the last: {failure.reason}"
             )
         self._counters.retries += 1
+        self._meter.retry(failure.kind)
         wait = f" in {decision.wait_s:g} s" if decision.wait_s else ""
         logger.warning("%s: lost, begun again%s: %s", name, wait, failure.reason)
         due = time.monotonic() + decision.wait_s

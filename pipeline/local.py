@@ -11,6 +11,7 @@ from pipeline.checkpoint_files import ShardFile
 from pipeline.config import Experiment
 from pipeline.failure import Kind
 from pipeline.messages import Segment, TaskFailure, TaskKey, TaskSpec
+from pipeline.run_meter import NoMeter
 from pipeline.server import Start, build_shard, write_shard_of
 from pipeline.task_states import DamagedStateError
 from pipeline.workers import make_worker
@@ -88,6 +89,10 @@ class LocalBackend:
         """Forget the queue and the task that was begun."""
         self._queue.clear()
         self._stream = None
+
+    def meter(self, run_id: str) -> NoMeter:
+        """Nobody watches a process."""
+        return NoMeter()
 
     def close(self) -> None:
         """Nothing to end."""

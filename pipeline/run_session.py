@@ -108,6 +108,7 @@ class RunSession:
             data,
             fixed_values(experiment),
             copies,
+            backend.meter(run.run_id),
         )
         self._ending = RunEnding(
             run, self._books.checkpoints, self._tracker, copies, stop, progress

@@ -31,13 +31,16 @@ class TaskRecord:
     return_sum: float = 0.0  # of `episode_return`, over the `num_returns` steps that have one
     num_returns: int = 0
     replayed: tuple[int, int] = (0, 0)  # of its inner and env steps, those of an earlier process
+    newest: tuple[int, int] = (0, 0)  # inner and env steps of the segment that came last
 
     def add(self, segment: Segment) -> None:
         """Take in the next segment."""
         self.num_parts += bool(segment.pieces)
         self.finite = segment.finite
         self.task = segment.task
+        before = self.num_steps, self.env_steps
         self.add_rows(segment.rows)
+        self.newest = self.num_steps - before[0], self.env_steps - before[1]
 
     def add_rows(self, rows: pa.RecordBatch) -> None:
         """Take in the rows of the next segment; it may have none."""

@@ -39,6 +39,7 @@ from pipeline.messages import Segment, Split, TaskFailure, TaskKey, TaskSpec
 from pipeline.meta_test import adaptations, curves_of
 from pipeline.open_tasks import OpenTasks
 from pipeline.progress import OuterProgress, Progress
+from pipeline.run_meter import NoMeter, RunMeter
 from pipeline.schedule import make_schedule
 from pipeline.task_record import TaskRecord, outer_figures, returns_by_environment
 from pipeline.tasks.shapes import planned_steps
@@ -69,6 +70,7 @@ class Books:
     data: str = ""  # SHA-256 of what is meta-trained on: a resumed run must find it again
     experiment: Mapping[str, Any] = field(default_factory=dict)  # what it has to leave as it is
     copies: CopySink = field(default_factory=NoCopies)
+    meter: RunMeter = field(default_factory=NoMeter)
 
 
 class Trainer:
@@ -109,7 +111,9 @@ class Trainer:
         self._schedule = make_schedule(experiment, version, dict(schedule or {}))
         self._tasks = OpenTasks(experiment, books.journals)
         books.journals.prune(self._schedule.is_open)
-        self._dispatcher = Dispatcher(backend, experiment, books.counters, stop, self._resumed)
+        self._dispatcher = Dispatcher(
+            backend, experiment, books.counters, stop, self._resumed, books.meter
+        )
         self._stream: Iterator[Segment] = iter(())
         num_steps = partial(planned_steps, experiment)
         self._live = live or LiveReport(num_steps, progress, None)
@@ -170,6 +174,8 @@ class Trainer:
             self._between_steps = not updates
         staleness = [self._schedule.staleness(record.spec) for record in records]
         self._count(records, commit)
+        self._books.meter.dropped(len(commit.dropped))
+        self._books.meter.outer_step(max(staleness))
         self._schedule.close(ended, moved=bool(commit.accepted))
         self.version += 1
         wall_s = time.monotonic() - begun
@@ -239,6 +245,7 @@ class Trainer:
         for segment in last.values():
             if segment.failure:
                 self._books.counters.dropped += 1
+                self._books.meter.dropped(1)
                 logger.warning("%s: %s left out: %s", name, segment.task, segment.failure)
         adapted = [last[spec.index] for spec in specs]
         curves = curves_of(adapted, lambda spec: self._tasks.journal(spec).table())
@@ -295,6 +302,7 @@ class Trainer:
     def _take_rows(self, segment: Segment) -> TaskRecord:
         self._books.copies.check()
         record = self._tasks.take(segment)
+        self._books.meter.segment(*record.newest)
         if segment.kept:
             self._books.copies.offer_tasks(self.version)
         return record

@@ -14,6 +14,7 @@ DOORS = {
     "ray": {
         "pipeline/actors.py",
         "pipeline/cluster.py",
+        "pipeline/cluster_metrics.py",
         "pipeline/connection.py",
         "pipeline/resources.py",
         "pipeline/shard_actors.py",
