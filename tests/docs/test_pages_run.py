@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -40,7 +41,7 @@ def run_python(folder, *arguments):
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": "/usr/bin:/bin"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{folder}", "OUTERLOOP_HOME": str(folder / "runs")},
         text=True,
         capture_output=True,
         check=False,
@@ -74,3 +75,67 @@ def test_the_bad_option_of_the_page_is_told_as_it_says(tmp_path, outerloop):
     code, _, err = outerloop(*command.partition("outerloop ")[2].split())
     assert code == 2
     assert err == said
+
+
+def test_folders_of_pictures_are_episodes_as_the_page_says(tmp_path, outerloop):
+    draw_pictures(tmp_path / "my-pictures", num_classes=15, num_pictures=5)
+    line = next(x for x in page("write-a-task").splitlines() if "data.name=folder:my-pic" in x)
+    tiny = ["episodes.train_num_ways=2", "episodes.num_ways=2", "episodes.num_queries=2"]
+    tiny += ["episodes.num_test=4", "episodes.num_val=4", "model.num_filters=4", "meta.steps=2"]
+    code, out, err = outerloop(*line.split()[1:], *tiny, "workers.count=0", "--json")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["outer_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "tiny", "said"),
+    [
+        (
+            "try_reach.py",
+            "meta.steps=1 meta.batch_size=2 inner.num_steps=10 evaluation.num_steps=10 "
+            "environments.num_held_out=2 environments.num_envs=2 environments.unroll=8",
+            "reach:Reach-v0",
+        ),
+        (
+            "try_stripes.py",
+            "meta.steps=2 episodes.num_test=4 episodes.num_val=4 model.num_filters=4",
+            "stripes",
+        ),
+    ],
+    ids=["environment", "data set"],
+)
+def test_what_the_page_adds_meta_trains(tmp_path, script, tiny, said):
+    write_files("write-a-task", tmp_path)
+    printed = run_python(tmp_path, script, *tiny.split())
+    assert "Meta-test" in printed
+    assert said in printed
+
+
+def test_tasks_of_the_page_differ_in_what_varies(tmp_path):
+    write_files("write-a-task", tmp_path)
+    script = """
+from jobs import catalog
+from pipeline.environments.control import PHYSICS, PhysicsParameter
+from pipeline.tasks.environment_pools import ControlPool
+PHYSICS["reach:Reach-v0"] = {"place": PhysicsParameter("place", 0.2, 1.8)}
+print(ControlPool(catalog.load("./leap-reach.yaml", [])).profile("test")["physics"])
+"""
+    places = run_python(tmp_path, "-c", script).replace("place ", "").split("; ")
+    assert len({float(place) for place in places}) == 10
+    assert all(0.2 < float(place) < 1.8 for place in places)
+
+
+def test_the_task_of_the_page_is_learned_faster_after_meta_training(tmp_path):
+    write_files("write-a-task", tmp_path)
+    said = dict(line.split(": ") for line in run_python(tmp_path, "try_sine.py").splitlines())
+    assert float(said["after"]) < 0.6 * float(said["before"])
+
+
+def draw_pictures(folder, num_classes, num_pictures, side=28):
+    """Write noise of a class's own brightness, as PNG."""
+    generator = np.random.default_rng(0)
+    for number in range(num_classes):
+        (folder / f"class{number:02}").mkdir(parents=True)
+        for picture in range(num_pictures):
+            pixels = generator.integers(0, 60 + 12 * number, (side, side), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{number:02}" / f"{picture}.png")
