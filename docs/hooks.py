@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,19 +26,29 @@ ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 
 
-def failures_text() -> str:
-    """Return the table of pipeline/README.md that says what survives what."""
-    text = (ROOT / "pipeline/README.md").read_text(encoding="utf-8")
-    section = text.partition("\n## What survives what\n")[2].partition("\n## ")[0]
-    if not section:
-        raise LookupError("pipeline/README.md: has no section 'What survives what'")
-    return section.strip()
+@dataclass(frozen=True)
+class Sections:
+    """The sections of a README whose titles begin with `title`, without the title of the first."""
+
+    readme: str
+    title: str
+
+    def text(self, place: str) -> str:
+        """Return them as they are shown on the page at `place`."""
+        path = ROOT / self.readme
+        parts = path.read_text(encoding="utf-8").split("\n## ")
+        found = [part for part in parts if part.startswith(self.title)]
+        if not found:
+            raise LookupError(f"{self.readme}: has no section '{self.title}'")
+        text = "\n## ".join(found).partition("\n")[2].strip()
+        return rewritten(ROOT, path, text, place)
 
 
-GENERATED: dict[str, Callable[[], str]] = {
-    "commands": commands_text,
-    "configuration": configuration_text,
-    "failures": failures_text,
+GENERATED: dict[str, Callable[[str], str]] = {
+    "commands": lambda place: commands_text(),
+    "configuration": lambda place: configuration_text(),
+    "failures": Sections("pipeline/README.md", "What survives what").text,
+    "metrics": Sections("pipeline/README.md", "Metrics").text,
 }
 
 
@@ -57,6 +68,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put what is generated in its place, and let links lead to where files are in the site."""
-    source = Path(page.file.abs_src_path or "")
-    text = rewritten(ROOT, source, markdown)
-    return MARK.sub(lambda found: GENERATED[found[1]](), text)
+    source, place = Path(page.file.abs_src_path or ""), page.file.src_uri
+    text = rewritten(ROOT, source, markdown, place)
+    return MARK.sub(lambda found: GENERATED[found[1]](place), text)

@@ -31,13 +31,12 @@ def linked_files(root: Path, page: Path) -> Iterator[Path]:
                 yield found
 
 
-def rewritten(root: Path, page: Path, markdown: str) -> str:
-    """Return the text of `page` with its links as they have to be in the site.
+def rewritten(root: Path, page: Path, markdown: str, place: str) -> str:
+    """Return `markdown`, text of the file `page`, with its links as a page at `place` needs them.
 
     A link to a folder becomes plain text: the site has no page of it. One to nothing stays as it
     is, for mkdocs to find.
     """
-    place = site_path(page.relative_to(root))
 
     def link(match: re.Match[str]) -> str:
         found = _target(root, page, match[1])
