@@ -54,7 +54,7 @@ GENERATED: dict[str, Callable[[str], str]] = {
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the READMEs of the packages to the site, and the files that any page links to."""
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File, InclusionLevel
 
     pages = [ROOT / "docs" / f.src_uri for f in files if f.src_uri.endswith(".md")]
     readmes = [ROOT / readme for readme in READMES]
@@ -62,7 +62,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted({*readmes, *linked}):
         place = site_path(path.relative_to(ROOT))
         if files.get_file_from_path(place) is None:
-            files.append(File.generated(config, place, abs_src_path=str(path)))
+            file = File.generated(
+                config, place, abs_src_path=str(path), inclusion=InclusionLevel.INCLUDED
+            )
+            files.append(file)
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 from typer.main import get_command
@@ -86,6 +87,16 @@ def test_pages_and_styles_load_nothing_from_elsewhere(site):
     assert {str(f): from_elsewhere(f.read_text("utf-8")) for f in files} == {
         str(f): [] for f in files
     }
+
+
+def test_links_within_the_site_lead_to_what_is_there(site):
+    for page in site.rglob("*.html"):
+        if page.name == "404.html":  # its links begin at the root of wherever the site lies
+            continue
+        for address in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text("utf-8")):
+            if ":" not in address:
+                found = page.parent / unquote(address)
+                assert (found / "index.html" if found.is_dir() else found).is_file(), address
 
 
 def test_every_page_is_built_and_says_something(site):
