@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -139,3 +141,33 @@ def draw_pictures(folder, num_classes, num_pictures, side=28):
         for picture in range(num_pictures):
             pixels = generator.integers(0, 60 + 12 * number, (side, side), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"class{number:02}" / f"{picture}.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with what the pages read: `run/`, `my-model/`, `my-pictures/` and `new.png`."""
+    folder = tmp_path_factory.mktemp("trained")
+    with at_home(folder / "runs"):
+        threads = torch.get_num_threads()
+        words = [*TINY, "meta.steps=2", "--run-id", "run"]
+        assert cli.run(["train", *words]) == 0
+        assert cli.run(["export", "run", str(folder / "my-model")]) == 0
+        torch.set_num_threads(threads)
+    (folder / "run").symlink_to(folder / "runs" / "run")
+    draw_pictures(folder / "my-pictures", num_classes=3, num_pictures=5)
+    shutil.copy(folder / "my-pictures/class00/0.png", folder / "new.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "said"),
+    [
+        ("first-steps", "trajectory.py", r"meta_step\n0 +\d.*\n1 +\d"),
+        ("first-steps", "use.py", r"\['class0\d'\]"),
+        ("metrics", "curve.py", r"\[\(1, \d\.\d+\), \(2, \d\.\d+\)\]"),
+        ("performance", "busy.py", r"a worker: \d+ inner steps/s; the run: \d+"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_what_the_pages_read_of_a_run_is_there(trained, name, title, said):
+    assert re.search(said, run_python(trained, "-c", blocks(name, "python")[title]))
