@@ -25,9 +25,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.copy_manifest import COPIES
 from pipeline.errors import BadInputError
 from pipeline.files import disk_errors, read_object, remove_leftovers, write_atomic
 from pipeline.locks import HeldError, locked_file
+from pipeline.redaction import redact
+from pipeline.storage import is_address
 
 if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs can do without
     from pipeline.config import Experiment
@@ -96,8 +99,11 @@ class RunFolder:
     def open(cls, text: str) -> RunFolder:
         """Find the run that `text` names: a run id, the unique beginning of one, or a path.
 
-        BadInputError for an unknown or ambiguous id, and for a folder that is no run.
+        BadInputError for an unknown or ambiguous id, for a folder that is no run, and for the
+        address of a copy.
         """
+        if is_address(text):
+            raise _no_folder(text)
         names = list_runs()
         if text in names:
             return cls(home() / text)
@@ -115,6 +121,8 @@ class RunFolder:
         if not path.is_dir():
             raise BadInputError(f"{path}: is a file; expected the folder of a run")
         if not (path / "config.yaml").is_file():
+            if (path / COPIES).is_dir():
+                raise _no_folder(str(path))
             raise BadInputError(f"{path}: is no run: it holds no config.yaml; runs are in {home()}")
         return cls(path.absolute())
 
@@ -285,6 +293,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def _no_folder(address: str) -> BadInputError:
+    shown = redact(address)
+    return BadInputError(
+        f"'{shown}' holds copies of a run; expected the folder, or the id, of a run on this "
+        f"machine: `outerloop train --resume {shown}` brings the newest sound copy here"
+    )
 
 
 def _hint(text: str, names: list[str]) -> str:
