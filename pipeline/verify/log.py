@@ -96,13 +96,14 @@ def _missing_problems(subject: Subject, log: Log) -> Iterator[str]:
 
 
 def _norm_problems(subject: Subject, log: Log) -> Iterator[str]:
-    """Yield a problem if the newest checkpoint is not what the log says came out of its step."""
-    if subject.newest is None or subject.may_differ_when_repeated:
+    """Yield the checkpoints that are not what the log says came out of their outer step."""
+    if subject.may_differ_when_repeated:
         return
-    logged = log.curves.get("outer/params_norm", Curve()).at(subject.newest.step)
-    norm = subject.newest.parameters_norm
-    if logged is not None and not math.isclose(logged[0], norm, rel_tol=CLOSE):
-        yield (
-            f"{NAME}: outer/params_norm of outer step {subject.newest.step} is {logged[0]!r}, and "
-            f"the norm of the parameters in its checkpoint {norm!r}"
-        )
+    curve = log.curves.get("outer/params_norm", Curve())
+    for one in subject.checkpoints:
+        logged = curve.at(one.step)
+        if logged is not None and not math.isclose(logged[0], one.parameters_norm, rel_tol=CLOSE):
+            yield (
+                f"{NAME}: outer/params_norm of outer step {one.step} is {logged[0]!r}, and "
+                f"the norm of the parameters in its checkpoint {one.parameters_norm!r}"
+            )

@@ -14,9 +14,10 @@ from pipeline.verify.evaluation import check_evaluations
 from pipeline.verify.in_flight import check_in_flight
 from pipeline.verify.lineage import check_lineage
 from pipeline.verify.log import check_log, load_log
+from pipeline.verify.origin import check_origin
 from pipeline.verify.report import Report
 from pipeline.verify.stored import Stored
-from pipeline.verify.subject import Subject, entries, leftovers
+from pipeline.verify.subject import Sound, Subject, entries, leftovers
 from pipeline.verify.summary import check_summary, read_summary
 from pipeline.verify.tracking import (
     ask_mlflow,
@@ -57,11 +58,13 @@ def verify_run(run: RunFolder, mlflow_timeout_s: float = MLFLOW_TIMEOUT_S) -> Ve
 
 
 def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
-    report, newest, stored = Report(), None, None
+    report, stored = Report(), None
+    found: list[Sound] = []
     with report.safely("checkpoints"):
-        newest = check_checkpoints(run, is_live, report)
+        found = check_checkpoints(run, is_live, report)
     experiment = _read_experiment(run, report)
-    subject = Subject(run, is_live, experiment, newest, read_summary(run, report))
+    of_run, differing = check_origin(found, experiment, report)
+    subject = Subject(run, is_live, experiment, of_run, read_summary(run, report), differing)
     _introduce(subject, report)
     with report.safely("checkpoints"):
         check_kept(subject, report)

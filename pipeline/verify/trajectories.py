@@ -14,7 +14,7 @@ from pipeline.verify.expected import Expected, expected_of
 from pipeline.verify.figures import LoggedFigures
 from pipeline.verify.partitions import partition_folder, partitions, read_partition
 from pipeline.verify.report import Report, few, ranges
-from pipeline.verify.subject import Newest, Subject
+from pipeline.verify.subject import Sound, Subject
 
 NAME = "trajectories"
 
@@ -113,7 +113,7 @@ def _each(
                 logged.compare(step + 1, records, folder)
 
 
-def _count_problems(newest: Newest, totals: Totals, expected: Expected) -> Iterator[str]:
+def _count_problems(newest: Sound, totals: Totals, expected: Expected) -> Iterator[str]:
     """Yield where the rows are not what the newest checkpoint counted."""
     counters = newest.counters
     where = f"the checkpoint of outer step {newest.step} counts"
@@ -131,7 +131,7 @@ def _count_problems(newest: Newest, totals: Totals, expected: Expected) -> Itera
         )
 
 
-def _number_problems(newest: Newest, totals: Totals, expected: Expected) -> Iterator[str]:
+def _number_problems(newest: Sound, totals: Totals, expected: Expected) -> Iterator[str]:
     """Yield tasks of an async run that are in two outer steps, or on record and still open."""
     if not expected.is_async:
         return
