@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import to_yaml
@@ -22,11 +24,11 @@ from pipeline.verify.summary import check_summary, read_summary
 from pipeline.verify.tracking import (
     ask_mlflow,
     check_delivered,
-    check_outbox,
     check_stored,
     read_target,
 )
 from pipeline.verify.trajectories import check_trajectories
+from pipeline.verify.waiting import check_outbox
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
@@ -66,6 +68,7 @@ def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
     of_run, differing = check_origin(found, experiment, report)
     subject = Subject(run, is_live, experiment, of_run, read_summary(run, report), differing)
     _introduce(subject, report)
+    report.take("folders", _shape_problems(subject))
     with report.safely("checkpoints"):
         check_kept(subject, report)
     check_summary(subject, report)
@@ -126,13 +129,27 @@ def _introduce(subject: Subject, report: Report) -> None:
         report.note("checkpoints: there is none yet that is sound")
 
 
+def _folders(run: RunFolder) -> list[Path]:
+    """Return the folders that the checks look into."""
+    folders = [run.checkpoints, run.trajectories, run.evaluation, run.plots, run.in_flight]
+    return [*folders, run.path / "tracking", run.path / "tracking" / "pending"]
+
+
+def _shape_problems(subject: Subject) -> Iterator[str]:
+    """Yield what is there in place of a folder: a check would take it for an empty one."""
+    for path in _folders(subject.run):
+        if path.is_symlink() and not path.exists():
+            yield f"{subject.name(path)}: is a link to nothing"
+        elif path.exists() and not path.is_dir():
+            yield f"{subject.name(path)}: is no folder"
+
+
 def _check_leftovers(subject: Subject, report: Report) -> None:
     """Name what processes that died left half-written: it is in nobody's way."""
     if subject.is_live:
         return
     run = subject.run
-    folders = [run.path, run.checkpoints, run.trajectories, run.evaluation, run.plots]
-    folders += [run.path / "tracking", run.path / "tracking" / "pending", run.in_flight]
+    folders = [run.path, *_folders(run)]
     folders += [entry for entry in entries(run.in_flight) if entry.is_dir()]
     found = [subject.name(path) for folder in folders for path in leftovers(folder)]
     report.checked["leftovers"] = len(found)

@@ -97,4 +97,9 @@ def entries(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> Iterator[Path]:
     """Yield what a process that died left half-written directly in `folder`."""
-    yield from (e for e in entries(folder) if e.name.startswith((TEMPORARY, DISPLACED)))
+    yield from filter(is_leftover, entries(folder))
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a process that died left `path` half-written."""
+    return path.name.startswith((TEMPORARY, DISPLACED))

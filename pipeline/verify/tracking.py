@@ -1,15 +1,13 @@
-"""What was logged against what MLflow has; and what still waits to be sent there."""
+"""What was logged against what MLflow has."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInputError
 from pipeline.files import read_object
-from pipeline.outbox import KINDS
 from pipeline.redaction import redact
 from pipeline.resumable import RESUMABLE
 from pipeline.runs import home
@@ -27,14 +25,13 @@ from pipeline.verify.log import ALWAYS, ALWAYS_ASYNC, LIVE
 from pipeline.verify.points import Before, differences
 from pipeline.verify.report import Report, few, ranges
 from pipeline.verify.stored import NoAnswerError, NotInMlflowError, Stored, fetch
-from pipeline.verify.subject import Subject, entries
+from pipeline.verify.subject import Subject
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
 
 FOLDER = "tracking"
 NOT_OURS = "system/"  # metrics that MLflow adds by itself
-ITEM_NAME = re.compile(r"\d+-.*\.json")
 HIDDEN = "***"  # in place of a password
 
 
@@ -206,30 +203,3 @@ def _param_problems(experiment: Experiment, stored: Stored) -> Iterator[str]:
 
 def _steps(steps: set[int]) -> str:
     return ranges(sorted(steps))
-
-
-def check_outbox(subject: Subject, report: Report) -> None:
-    """Count what else waits, and check that it can be sent."""
-    report.take("tracking/pending", _item_problems(subject, report))
-    waiting = report.checked["outbox_items"]
-    if waiting and not subject.is_live:
-        report.note(
-            f"tracking/pending: {waiting} items wait for MLflow; "
-            "resuming or evaluating the run sends them"
-        )
-
-
-def _item_problems(subject: Subject, report: Report) -> Iterator[str]:
-    for path in entries(subject.run.path / FOLDER / "pending"):
-        if not ITEM_NAME.fullmatch(path.name):
-            continue
-        try:
-            item = read_object(path)
-        except FileNotFoundError:  # sent in this moment
-            continue
-        except ValueError as error:
-            yield f"{subject.name(path)}: {error}; it will not be sent"
-            continue
-        report.checked["outbox_items"] += 1
-        if item.get("kind") not in KINDS or not isinstance(item.get("content"), dict):
-            yield f"{subject.name(path)}: is no item of the outbox; it will not be sent"

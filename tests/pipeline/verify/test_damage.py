@@ -483,7 +483,53 @@ def test_rows_of_a_task_under_way_are_those_that_the_name_says(in_flight, copy):
     run = copy(in_flight)
     path = sorted(run.in_flight.glob("*/rows-*"))[0]
     rewrite(path, lambda rows: rows[:1])
+    assert_named(run, "wrong checksum")
+    path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}.parquet"))
     assert_named(run, "1 rows, where its name says 2")
+
+
+def test_every_bit_of_rows_of_a_task_under_way_is_vouched_for(in_flight, copy):
+    run = copy(in_flight)
+    path = sorted(run.in_flight.glob("*/rows-*"))[0]
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(footer, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert_named(run, path.name)
+
+
+def test_rows_of_before_their_names_had_a_checksum_are_sound(in_flight, copy):
+    run = copy(in_flight)
+    for path in run.in_flight.glob("*/rows-*"):
+        path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}.parquet"))
+    assert problems(run) == []
+    assert verify_run(run, 0).report.checked["rows_in_flight"] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "trajectories", "evaluation", "in_flight", "tracking/pending"]
+)
+def test_what_is_there_in_place_of_a_folder_is_named(run, name):
+    path = run.path / name
+    if path.exists():
+        shutil.rmtree(path)
+    path.touch()
+    assert f"{name}: is no folder" in problems(run)
+    path.unlink()
+    path.symlink_to(run.path / "nothing")
+    assert f"{name}: is a link to nothing" in problems(run)
+
+
+def test_what_is_there_in_place_of_a_task_under_way_is_named(run):
+    run.in_flight.mkdir()
+    (run.in_flight / "step-000004-task-000000").touch()
+    assert problems(run) == ["in_flight/step-000004-task-000000: is no folder"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "1x-a.json", "00000007-model", "00000001-.json"])
+def test_what_is_no_item_of_the_outbox_is_named(run, name):
+    (run.path / "tracking" / "pending" / name).write_text("{}")
+    assert problems(run) == [f"tracking/pending/{name}: is nothing that can be sent; remove it"]
 
 
 def test_a_task_that_is_on_record_is_not_under_way_in_a_finished_run(run, in_flight):
