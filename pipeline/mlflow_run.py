@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import sync_file, sync_folder, temporary_beside
 from pipeline.metric_log import MetricPoint
+from pipeline.sent_record import model_label
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +30,7 @@ MAX_TAGS_IN_A_REQUEST = 100
 MAX_DIGEST_CHARACTERS = 36
 TRACKING_ID_TAG = "outerloop.tracking_id"
 RUN_ID_TAG = "outerloop.run_id"
+STEP_TAG = "outerloop.step"  # of a logged model
 # Who asks, or how often: unauthenticated, forbidden, timed out, too many requests.
 NOT_ABOUT_THE_ITEM = (401, 403, 408, 429)
 
@@ -67,7 +69,7 @@ class MlflowRun:
         self._client = _connect(uri)
         self._experiment_id = self._find_or_create_experiment(identity)
         self.run_id = run_id or self._find_or_create_run(identity)
-        self._deliver: dict[str, Callable[[dict[str, Any]], None]] = {
+        self._deliver: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
             "params": self._log_params,
             "tags": self._set_tags,
             "artifact": self._log_artifact,
@@ -106,9 +108,9 @@ class MlflowRun:
         metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
         self._client.log_batch(self.run_id, metrics=metrics)
 
-    def deliver(self, kind: str, content: dict[str, Any]) -> None:
-        """Send an item of `pipeline.outbox`."""
-        self._deliver[kind](content)
+    def deliver(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Send an item of `pipeline.outbox`; return it as MLflow has it now."""
+        return self._deliver[kind](content) or content
 
     def _find_or_create_experiment(self, identity: RunIdentity) -> str:
         experiment = self._client.get_experiment_by_name(identity.experiment)
@@ -133,7 +135,7 @@ class MlflowRun:
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=identity.name)
         return str(run.info.run_id)
 
-    def _log_params(self, params: dict[str, str]) -> None:
+    def _log_params(self, params: dict[str, str]) -> dict[str, str]:
         from mlflow.entities import Param
 
         # MLflow refuses a new value for a parameter, and a resumed run may have a longer budget.
@@ -145,6 +147,7 @@ class MlflowRun:
         for start in range(0, len(new), MAX_PARAMS_IN_A_REQUEST):
             batch = new[start : start + MAX_PARAMS_IN_A_REQUEST]
             self._client.log_batch(self.run_id, params=batch)
+        return {key: known.get(key, value) for key, value in params.items()}
 
     def _set_tags(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -177,7 +180,7 @@ class MlflowRun:
         models = [
             model
             for model in self._client.search_logged_models([self._experiment_id], query)
-            if model.tags.get("outerloop.step") == str(content["step"])
+            if model.tags.get(STEP_TAG) == str(content["step"])
         ]
         model = models[0] if models else self._create_model(content)
         if model.status == LoggedModelStatus.READY:
@@ -193,7 +196,7 @@ class MlflowRun:
             self._experiment_id,
             name=content["name"],
             source_run_id=self.run_id,
-            tags={"outerloop.step": str(content["step"])},
+            tags={STEP_TAG: str(content["step"])},
             params=content["params"],
             model_type="initialisation",
         )
@@ -219,7 +222,7 @@ class MlflowRun:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What MLflow says of a run, but for its points."""
+    """What MLflow says of a run, but for its points and files."""
 
     status: str
     is_deleted: bool
@@ -229,12 +232,14 @@ class StoredRun:
 
 
 class MlflowReader:
-    """Looks at the run `run_id` on the server at `uri` and changes nothing there.
+    """Looks at the run `run_id` on the server, or in the database, at `uri`; changes nothing there.
 
-    A database is to be there already, with the run in it.
+    RuntimeError if that is a database which MLflow would have to set up first.
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
+        if not uri.startswith(("http://", "https://")):
+            _check_tables(uri)
         self._client = _client(uri)
         self._run_id = run_id
 
@@ -253,6 +258,31 @@ class MlflowReader:
         """Return every point of a metric."""
         history = self._client.get_metric_history(self._run_id, key)
         return [MetricPoint(m.key, m.step, m.value, m.timestamp) for m in history]
+
+    def artifacts(self, folder: str) -> dict[str, int | None]:
+        """Return path and size in bytes of each file directly in a folder of the artifacts."""
+        found = self._client.list_artifacts(self._run_id, folder or None)
+        return {info.path: info.file_size for info in found if not info.is_dir}
+
+    def models(self) -> dict[str, set[str]]:
+        """Return the names of the files of each logged model, by `model_label`."""
+        experiment = self._client.get_run(self._run_id).info.experiment_id
+        query = f"source_run_id = '{self._run_id}'"
+        return {
+            model_label(model.name, int(model.tags.get(STEP_TAG, -1))): {
+                info.path for info in self._client.list_logged_model_artifacts(model.model_id)
+            }
+            for model in self._client.search_logged_models([experiment], query)
+        }
+
+
+def _check_tables(uri: str) -> None:
+    """Raise RuntimeError if tables are missing in a database: a client would make them."""
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+    if not utils._all_tables_exist(engine):  # type: ignore[no-untyped-call]
+        raise RuntimeError("the database lacks tables of MLflow's")
 
 
 def is_refusal(error: Exception) -> bool:

@@ -19,6 +19,8 @@ from pipeline.verify.log import check_log, load_log
 from pipeline.verify.origin import check_origin
 from pipeline.verify.report import Report
 from pipeline.verify.stored import Stored
+from pipeline.verify.stored_points import check_points
+from pipeline.verify.stored_things import check_things, load_sent
 from pipeline.verify.subject import Sound, Subject, entries, leftovers
 from pipeline.verify.summary import check_summary, read_summary
 from pipeline.verify.tracking import (
@@ -89,15 +91,19 @@ def _check_tracking(subject: Subject, mlflow_timeout_s: float, report: Report) -
     """Check the log, and MLflow and trajectories against it; return what MLflow has."""
     # In this order: a point is in the log before it is in MLflow, and there before it is marked.
     target = read_target(subject, report)
-    stored = ask_mlflow(subject, target, mlflow_timeout_s, report)
-    log = load_log(subject.run.metrics, target.delivered, report)
-    check_log(subject, log, report)
-    check_best(subject, log.curves, report)
-    check_delivered(target, log, report)
-    if stored is not None:
-        check_stored(subject, target, log, stored, report)
+    sent = load_sent(subject, target, report)
+    stored = ask_mlflow(subject, target, sent, mlflow_timeout_s, report)
+    log = load_log(subject, target.delivered, report)
+    if log is not None:
+        check_log(subject, log, report)
+        check_best(subject, log.curves, report)
+        check_delivered(target, log, report)
+    if stored is not None and check_stored(subject, target, stored, report):
+        if log is not None and not log.is_cut:
+            check_points(subject, target, log, stored, report)
+        check_things(subject, sent, stored, report)
     check_outbox(subject, report)
-    check_trajectories(subject, log.curves, report)
+    check_trajectories(subject, log.curves if log else None, report)
     return stored
 
 

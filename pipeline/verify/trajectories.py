@@ -39,17 +39,24 @@ class Totals:
         self.numbers.extend(record.spec.index for record in records)
 
 
-def check_trajectories(subject: Subject, curves: Mapping[str, Curve], report: Report) -> None:
-    """Check every partition; in memory are one row group and the scalars of an outer step."""
+def check_trajectories(
+    subject: Subject, curves: Mapping[str, Curve] | None, report: Report
+) -> None:
+    """Check every partition; in memory are one row group and the scalars of an outer step.
+
+    With `curves`, those of the log, they are compared.
+    """
     if subject.experiment is None:
         report.skip(f"{NAME} against counters and curves: config.yaml is damaged")
     report.take(NAME, _problems(subject, curves, report))
 
 
-def _problems(subject: Subject, curves: Mapping[str, Curve], report: Report) -> Iterator[str]:
+def _problems(
+    subject: Subject, curves: Mapping[str, Curve] | None, report: Report
+) -> Iterator[str]:
     found = partitions(subject)
     yield from _gaps(subject, found)
-    totals, logged = Totals(), LoggedFigures(subject, curves)
+    totals, logged = Totals(), LoggedFigures(subject, curves or {})
     totals.is_whole = found[: subject.steps] == list(range(subject.steps))
     expected = expected_of(subject.experiment) if subject.experiment else None
     yield from few(_each(subject, found, expected, totals, logged, report), NAME)

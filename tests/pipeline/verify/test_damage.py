@@ -145,6 +145,38 @@ def test_two_partitions_that_changed_places_are_named(run):
     assert_named(run, "train/loss differs from the trajectories at outer step 1 (logged ")
 
 
+def test_metrics_that_differ_at_the_same_outer_steps_are_one_line(run):
+    test_two_partitions_that_changed_places_are_named(run)
+    (line,) = problems(run)
+    also = "train/error, train/loss_first, train/loss_last, train/path_length"
+    assert line.endswith(f"; so do {also}")
+    assert " 2 (logged " in line
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "no file", "cut off"])
+def test_a_log_that_is_lost_is_one_line(runs, copy, what):
+    run = copy(runs("sync"))
+    if what == "empty":
+        run.metrics.write_bytes(b"")
+    elif what == "cut off":
+        edit_lines(run.metrics, lambda lines: lines[: len(lines) // 2])
+    else:
+        run.metrics.unlink()
+    if what == "no file":
+        run.metrics.mkdir()
+    (line,) = verify_run(run).report.problems
+    said = "points are lost here that MLflow has" if what == "cut off" else f"jsonl: is {what}; "
+    assert said in line
+
+
+def test_an_outer_step_without_points_is_one_line(run):
+    edit_lines(run.metrics, lambda lines: [line for line in lines if b'"step": 3' not in line])
+    (run.path / "tracking" / "delivered.json").unlink()
+    assert problems(run) == [
+        "tracking/metrics.jsonl: outer/grad_norm and 6 more metrics: no point of outer step 3"
+    ]
+
+
 def test_a_file_of_other_columns_is_named(run):
     shutil.copy(run.evaluation / "curves.parquet", first_part(run))
     assert_named(run, "has other columns than a trajectory")
