@@ -104,7 +104,7 @@ ROWS = {
     ),
     "another loss": (
         lambda rows: [rows[0] | {"loss": 7.0}, *rows[1:]],
-        "train/loss_first differs from the trajectories at outer step 2",
+        "; so does train/loss_first",
     ),
     "a loss that is not finite": (
         lambda rows: [*rows[:-1], rows[-1] | {"loss": float("nan")}],

@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline import session
 from pipeline.mlflow_run import MlflowReader
+from pipeline.progress import SilentProgress
+from pipeline.sent_record import read_sent
 from pipeline.verify import verify_run
 from tests.pipeline.runs_for_tests import tiny
 from tests.pipeline.verify.conftest import FINE, trained
@@ -64,6 +67,19 @@ def test_a_server_is_asked_too(home, server, monkeypatch):
     edit_json(run.path / "tracking" / "target.json", lambda t: t.update(run_id="0" * 32))
     (problem,) = verify_run(run).report.problems
     assert problem.endswith(f"has no run {'0' * 32}")
+
+
+def test_of_a_run_that_moved_to_another_store_only_what_was_sent_there_is_looked_for(
+    home, server, monkeypatch
+):
+    run = trained(tiny(**FINE))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    session.evaluate(run, (), SilentProgress())
+    sent = read_sent(run.path / "tracking")
+    assert "summary.json" in sent.artifacts
+    assert sent.params == {}
+    assert "config.yaml" not in sent.artifacts
+    assert verify_run(run).report.problems == []
 
 
 WHERE = "WHERE key = 'train/loss' AND step = 2 AND run_uuid = ?"
