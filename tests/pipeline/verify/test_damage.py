@@ -446,6 +446,10 @@ def test_returns_by_task_follow_from_the_curves(runs, copy):
     assert_named(run, "evaluation/tasks.parquet")
     (run.evaluation / "tasks.parquet").unlink()
     assert_named(run, "evaluation/tasks.parquet: is missing")
+    (run.evaluation / "SHA256SUMS").unlink()
+    report = verify_run(run, 0).report
+    assert report.problems == []
+    assert report.notes == ["evaluation/tasks.parquet: is missing; older versions wrote none"]
 
 
 def test_figures_of_a_target_by_an_older_version_are_a_note(home, copy):
