@@ -278,8 +278,8 @@ class CheckpointConfig(Section):
     def _no_password(cls, address: str) -> str:
         if holds_password(address):
             raise ValueError(
-                "a configuration is kept and shown, so it holds no password; give it by the "
-                "environment (AWS_ACCESS_KEY_ID, …, or fsspec's FSSPEC_<PROTOCOL>_<OPTION>)"
+                "a configuration is kept and shown, so it holds no password, and no #…; give it by "
+                "the environment (AWS_ACCESS_KEY_ID, …, or fsspec's FSSPEC_<PROTOCOL>_<OPTION>)"
             )
         return absolute_address(address)
 
@@ -342,7 +342,7 @@ class TrackingConfig(Section):
     def _no_password(cls, uri: str) -> str:
         if holds_password(uri):
             raise ValueError(
-                "a configuration is kept and shown, so it holds no password; give the address by "
-                "MLFLOW_TRACKING_URI"
+                "a configuration is kept and shown, so it holds no password, and no #…; give the "
+                "address by MLFLOW_TRACKING_URI"
             )
         return uri

@@ -3,6 +3,7 @@
     tracking/metrics.jsonl    pipeline.metric_log
              pending/         pipeline.outbox
              *.json           pipeline.tracking_marks
+             sent.jsonl       pipeline.sent_record
 
 Any part may be sent twice, after a crash: MLflow keeps one of each point by its fixed time stamp.
 """
@@ -27,6 +28,7 @@ from pipeline.outbox import Item, count_items, pending_items
 from pipeline.progress import SHOWN
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
+from pipeline.sent_record import SENT, SentRecord
 from pipeline.tracking_marks import (
     DELIVERED,
     FETCHED,
@@ -84,6 +86,7 @@ class Delivery:
         self._left = ""  # the address where the run was tracked before, if it is another one
         self._target = self._load_target(uri, experiment)
         self._check_mark()
+        self._sent: SentRecord | None = None
         self._run: MlflowRun | None = None
         self._is_over = threading.Event()
         self._there: dict[str, int] = {}  # newest steps that MLflow had of a fetched run
@@ -213,8 +216,22 @@ class Delivery:
         if gone:
             logger.warning("%s is no longer there and is not sent to MLflow", gone[0])
         else:
-            run.deliver(item.kind, item.content)
+            sizes = [path.stat().st_size for path in item.files()]
+            self._note_sent(item, run.deliver(item.kind, item.content), sizes)
         item.discard()
+
+    def _note_sent(self, item: Item, content: dict[str, Any], sizes: list[int]) -> None:
+        """Put on record what MLflow has now; files had `sizes` before they were sent."""
+        sent = self._sent = self._sent or SentRecord(self.folder)
+        if item.kind == "params":
+            sent.add_params(content)
+        elif item.kind == "artifact":
+            (path,), (size,) = item.files(), sizes
+            is_the_same = path.exists() and path.stat().st_size == size
+            name = f"{content['folder']}/{path.name}".lstrip("/")
+            sent.add_artifact(name, size if is_the_same else None)
+        elif item.kind == "model":
+            sent.add_model(content["name"], content["step"], [p.name for p in item.files()])
 
     def _was_refused_lately(self, item: Item) -> bool:
         refused_at = self._refused_at.get(item.file.name)
@@ -248,10 +265,14 @@ class Delivery:
 
     def _forget_what_was_sent(self) -> None:
         """Have every point sent from the first on, but for those that will be found there."""
-        (self.folder / DELIVERED).unlink(missing_ok=True)
+        self._forget_what_it_has()
         if (self.folder / FETCHED).exists():
             # The server may have had the run before, with other time stamps: it is asked again.
             self._write_json(FETCHED, {})
+
+    def _forget_what_it_has(self) -> None:
+        for name in (DELIVERED, SENT):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _check_mark(self) -> None:
         """Send all again if the log became shorter: what is added to it now was never sent."""

@@ -1,15 +1,17 @@
 """A task under way on disk: the rows of its inner steps so far, and its inner checkpoints.
 
     in_flight/step-000012-task-0003/
-        rows-000000000000-000000012000.parquet             inner steps [0, 12000)
+        rows-000000000000-000000012000-<checksum>.parquet  inner steps [0, 12000)
         state-000000012000-<checksum>.safetensors          see pipeline.task_states
 
 The driver writes the rows, the worker the states; a task that is begun again goes on from the
-newest state up to which the driver holds all rows, so that no row is lost or there twice.
+newest state up to which the driver holds all rows, so that no row is lost or there twice. Rows
+of before their names had a checksum are read as well.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import shutil
@@ -20,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import TEMPORARY, disk_errors, write_atomic
+from pipeline.files import TEMPORARY, disk_errors, sha256_file, write_atomic
 from pipeline.messages import TRAJECTORY_SCHEMA, TaskKey, TaskSpec
 from pipeline.task_states import DamagedStateError, state_header, state_steps
 
@@ -29,7 +31,7 @@ COMPRESSION = "zstd"
 TRAINED = "step-"
 TRAINED_NAME = re.compile(r"step-(\d{6,19})-task-(\d{6,19})")
 TESTED_NAME = re.compile(r"(?:train|val|test)(.*?)-(\d{6,19})-.*-task-\d{6,19}-repeat-\d{3,19}")
-ROWS_NAME = re.compile(r"rows-(\d{12,19})-(\d{12,19})\.parquet")
+ROWS_NAME = re.compile(r"rows-(\d{12,19})-(\d{12,19})(?:-([0-9a-f]{16}))?\.parquet")
 # The partition's name says the outer step; a column of the same name would clash with it.
 FILE_SCHEMA = TRAJECTORY_SCHEMA.remove(TRAJECTORY_SCHEMA.get_field_index("meta_step"))
 
@@ -166,12 +168,14 @@ class TaskJournal:
         yield from self._buffered
 
     def _write(self, table: pa.Table, end: int) -> None:
-        path = self.folder / f"rows-{self._end_on_disk():012d}-{end:012d}.parquet"
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression=COMPRESSION, write_page_checksum=True)
+        data = sink.getvalue().to_pybytes()
+        checksum = hashlib.sha256(data).hexdigest()[:16]  # vouches for the footer, too
+        path = self.folder / f"rows-{self._end_on_disk():012d}-{end:012d}-{checksum}.parquet"
         with disk_errors(f"rows of a task in {self.folder}", "free space, then resume the run"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, sink.getvalue().to_pybytes())
+            write_atomic(path, data)
         self._files.append((end, path))
 
 
@@ -238,8 +242,17 @@ class Journals:
         return list(self._folder.iterdir()) if self._folder.is_dir() else []
 
 
+def is_as_written(path: Path) -> bool:
+    """Whether the bytes of a file of rows are those that its name vouches for, if it does."""
+    match = ROWS_NAME.fullmatch(path.name)
+    checksum = match[3] if match else None
+    return checksum is None or sha256_file(path).startswith(checksum)
+
+
 def _holds_rows(path: Path, num_rows: int) -> bool:
     try:
+        if not is_as_written(path):
+            raise ValueError("wrong checksum")
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(FILE_SCHEMA):
                 raise ValueError("it has other columns")

@@ -30,7 +30,8 @@ STEP_TAG = "outerloop.step"
 MODEL_TAG = "outerloop.model_id"
 VERSIONS_TAG = "mlflow.modelVersions"
 LOADER = "pipeline.served_model"
-FILES = "exported"  # folder of the model's own files, within what MLflow adds to them
+FILES = "exported"
+MODEL_FILES = f"data/{FILES}"  # where the model's own files are, among those that MLflow adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _describe(folder: Path, model_id: str, run_id: str, files: Sequence[str]) ->
         if found is not None:
             _save_with_loader(folder, data, model, found)
             return
-        shutil.copytree(data, folder / "data" / FILES)
+        shutil.copytree(data, folder / MODEL_FILES)
         model.add_flavor("safetensors", files=sorted(file.name for file in data.iterdir()))
         model.save(str(folder / "MLmodel"))
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import sync_file, sync_folder, temporary_beside
 from pipeline.metric_log import MetricPoint
-from pipeline.mlflow_models import Registered, log_model, register
+from pipeline.mlflow_models import MODEL_FILES, STEP_TAG, Registered, log_model, register
+from pipeline.sent_record import model_label
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,7 +83,7 @@ class MlflowRun:
         self._experiment_id = self._find_or_create_experiment(identity)
         known = run_id if run_id and self._exists(run_id) else None
         self.run_id = known or self._find_or_create_run(identity)
-        self._deliver: dict[str, Callable[[dict[str, Any]], None]] = {
+        self._deliver: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
             "params": self._log_params,
             "tags": self._set_tags,
             "artifact": self._log_artifact,
@@ -110,9 +111,9 @@ class MlflowRun:
         metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
         self._client.log_batch(self.run_id, metrics=metrics)
 
-    def deliver(self, kind: str, content: dict[str, Any]) -> None:
-        """Send an item of `pipeline.outbox`."""
-        self._deliver[kind](content)
+    def deliver(self, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Send an item of `pipeline.outbox`; return it as MLflow has it now."""
+        return self._deliver[kind](content) or content
 
     def _exists(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -149,7 +150,7 @@ class MlflowRun:
         )
         return str(run.info.run_id)
 
-    def _log_params(self, params: dict[str, str]) -> None:
+    def _log_params(self, params: dict[str, str]) -> dict[str, str]:
         from mlflow.entities import Param
 
         # MLflow refuses a new value for a parameter, and a resumed run may have a longer budget.
@@ -161,6 +162,7 @@ class MlflowRun:
         for start in range(0, len(new), MAX_PARAMS_IN_A_REQUEST):
             batch = new[start : start + MAX_PARAMS_IN_A_REQUEST]
             self._client.log_batch(self.run_id, params=batch)
+        return {key: known.get(key, value) for key, value in params.items()}
 
     def _set_tags(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -221,7 +223,7 @@ class MlflowRun:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """What MLflow says of a run, but for its points."""
+    """What MLflow says of a run, but for its points and files."""
 
     status: str
     is_deleted: bool
@@ -231,12 +233,14 @@ class StoredRun:
 
 
 class MlflowReader:
-    """Looks at the run `run_id` on the server at `uri`, and changes nothing of it.
+    """Looks at the run `run_id` on the server, or in the database, at `uri`; changes nothing of it.
 
-    A database is to be there already, with the run in it.
+    RuntimeError if that is a database which MLflow would have to set up first.
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
+        if not uri.startswith(("http://", "https://")):
+            _check_tables(uri)
         self._client = _client(uri)
         self._run_id = run_id
 
@@ -260,6 +264,33 @@ class MlflowReader:
         """Register the run's newest model as a version of `name`: all that is changed here."""
         experiment_id = self._client.get_run(self._run_id).info.experiment_id
         return register(self._client, experiment_id, self._run_id, name)
+
+    def artifacts(self, folder: str) -> dict[str, int | None]:
+        """Return path and size in bytes of each file directly in a folder of the artifacts."""
+        found = self._client.list_artifacts(self._run_id, folder or None)
+        return {info.path: info.file_size for info in found if not info.is_dir}
+
+    def models(self) -> dict[str, set[str]]:
+        """Return the names of the files of each logged model, by `model_label`."""
+        experiment = self._client.get_run(self._run_id).info.experiment_id
+        query = f"source_run_id = '{self._run_id}'"
+        return {
+            model_label(model.name, int(model.tags.get(STEP_TAG, -1))): {
+                info.path.rpartition("/")[2]
+                for folder in (None, MODEL_FILES)
+                for info in self._client.list_logged_model_artifacts(model.model_id, folder)
+            }
+            for model in self._client.search_logged_models([experiment], query)
+        }
+
+
+def _check_tables(uri: str) -> None:
+    """Raise RuntimeError if tables are missing in a database: a client would make them."""
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+    if not utils._all_tables_exist(engine):  # type: ignore[no-untyped-call]
+        raise RuntimeError("the database lacks tables of MLflow's")
 
 
 def is_refusal(error: Exception) -> bool:

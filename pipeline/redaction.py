@@ -14,14 +14,18 @@ NAMED = re.compile(
     re.I,
 )
 
+# A fragment is for whoever has the address, no part of what a server is asked: a place for tokens.
+# One that begins with a slash is a page of MLflow or Ray; in the path of a file # is a character.
+FRAGMENT = re.compile(r"(?<!sqlite)(?<!file)(://[^\s#]*#)(?!/)\S+?(?=['\"]?[.,:;)]*(?:\s|$))")
+
 
 def redact(text: str) -> str:
-    """Return `text` without the user names and passwords of the addresses in it."""
-    return NAMED.sub(r"\1***", USER.sub("://***@", text))
+    """Return `text` without the user names, passwords and fragments of the addresses in it."""
+    return NAMED.sub(r"\1***", FRAGMENT.sub(r"\1***", USER.sub("://***@", text)))
 
 
 def holds_password(address: str) -> bool:
-    """Tell whether there is, or could be, a user's name or a password in an address."""
+    """Tell whether there is, or could be, a user's name, a password or a token in an address."""
     return "@" in address or redact(address) != address
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config import Experiment
@@ -45,8 +46,10 @@ def fixed_values(experiment: Experiment) -> dict[str, Any]:
     return {key: value for key, value in leaves.items() if not key.startswith(RESUMABLE)}
 
 
-def check_fixed(run_id: str, experiment: Experiment, saved: dict[str, Any]) -> None:
-    """Raise BadInputError if config.yaml is not what a checkpoint says the run was trained with.
+def fixed_differences(
+    experiment: Experiment, saved: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each key that `experiment` has otherwise than a checkpoint: (key, here, there).
 
     Keys that only one of the two has are those of another version of outerloop, but for options.
     """
@@ -56,10 +59,16 @@ def check_fixed(run_id: str, experiment: Experiment, saved: dict[str, Any]) -> N
     for key in sorted(now.keys() & saved.keys() | options):
         here, there = (values.get(key, "(the default)") for values in (now, saved))
         if here != there:
-            raise BadInputError(
-                f"run {run_id}: config.yaml says {key}={here}, its checkpoint {key}={there}: "
-                "restore the file, or start a new run"
-            )
+            yield key, here, there
+
+
+def check_fixed(run_id: str, experiment: Experiment, saved: dict[str, Any]) -> None:
+    """Raise BadInputError if config.yaml is not what a checkpoint says the run was trained with."""
+    for key, here, there in fixed_differences(experiment, saved):
+        raise BadInputError(
+            f"run {run_id}: config.yaml says {key}={here}, its checkpoint {key}={there}: "
+            "restore the file, or start a new run"
+        )
 
 
 def check_same(run_id: str, experiment: Experiment, of_run: Experiment) -> None:

@@ -153,9 +153,7 @@ class RunSession:
             }
             self._trainer.train(last)  # writes the checkpoint of a run of no steps
             evaluation, plot = self._full_meta_test(self._experiment.evaluation.baselines)
-            summary = self._summarise(
-                evaluation, {f"{k}_per_s": count / trained_s for k, count in taken.items() if count}
-            )
+            summary = self._summarise(evaluation, _throughput(taken, trained_s))
         return TrainResult(
             run_id=self._run.run_id,
             run_dir=self._run.path,
@@ -369,6 +367,15 @@ class RunSession:
                 sorted(folder.iterdir()),
                 self._experiment.model_dump(mode="json"),
             )
+
+
+def _throughput(taken: dict[str, int], seconds: float) -> dict[str, float]:
+    """Return steps per second and, so that they can be checked, steps and seconds."""
+    counts = {name: count for name, count in taken.items() if count}
+    if not counts:
+        return {}
+    rates = {f"{name}_per_s": count / seconds for name, count in counts.items()}
+    return {**rates, **counts, "seconds": seconds}
 
 
 def _test_of(experiment: Experiment) -> str:

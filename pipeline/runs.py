@@ -25,9 +25,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.copy_manifest import COPIES
 from pipeline.errors import BadInputError
 from pipeline.files import disk_errors, read_object, remove_leftovers, write_atomic
 from pipeline.locks import HeldError, locked_file
+from pipeline.redaction import redact
+from pipeline.storage import is_address
 
 if TYPE_CHECKING:  # the configuration imports torch, which a listing of runs can do without
     from pipeline.config import Experiment
@@ -96,9 +99,11 @@ class RunFolder:
     def open(cls, text: str, may_be_damaged: bool = False) -> RunFolder:
         """Find the run that `text` names: a run id, the unique beginning of one, or a path.
 
-        BadInputError for an unknown or ambiguous id, for a folder that is no run, and for a run
-        without config.yaml, unless it `may_be_damaged`.
+        BadInputError for an unknown or ambiguous id, for a folder that is no run, for the address
+        of a copy, and for a run without config.yaml, unless it `may_be_damaged`.
         """
+        if is_address(text):
+            raise _no_folder(text)
         names = list_runs()
         if text in names:
             return cls(home() / text)
@@ -121,6 +126,8 @@ class RunFolder:
         if run.config.is_file() or (may_be_damaged and run.checkpoints.is_dir()):
             return run
         if not run.checkpoints.is_dir():
+            if (path / COPIES).is_dir():
+                raise _no_folder(str(path))
             raise BadInputError(f"{path}: is no run: it holds no config.yaml; runs are in {home()}")
         problem = "is no file" if os.path.lexists(run.config) else "is missing"
         raise BadInputError(
@@ -295,6 +302,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def _no_folder(address: str) -> BadInputError:
+    shown = redact(address)
+    return BadInputError(
+        f"'{shown}' holds copies of a run; expected the folder, or the id, of a run on this "
+        f"machine: `outerloop train --resume {shown}` brings the newest sound copy here"
+    )
 
 
 def _hint(text: str, names: list[str]) -> str:

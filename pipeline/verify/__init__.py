@@ -1,11 +1,15 @@
 """Whether a run's folder is whole, from end to end; nothing in it is changed.
 
     subject.py        what the checks know of the run       report.py    what they come to
-    checkpoints.py    summary.py    evaluation.py           each kind of thing in the folder
+    checkpoints.py    origin.py                             checkpoints, and of which run they are
+    summary.py        throughput.py                         summary.json
+    evaluation.py     results.py       alike.py             meta-tests
     curves.py         log.py                                the local metric log
     rows.py           partitions.py    in_flight.py         rows of inner steps
     trajectories.py   expected.py      figures.py           rows against counters and curves
-    tracking.py       stored.py    points.py                the log against MLflow
+    tracking.py       waiting.py                            where it is tracked, what waits
+    stored.py         database.py                           the run as MLflow has it
+    stored_points.py  stored_things.py points.py            what was sent against that
     lineage.py                                              which copies the run has part in
     run.py            all of them in order
 

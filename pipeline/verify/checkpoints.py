@@ -18,23 +18,21 @@ from pipeline.files import read_object
 from pipeline.runs import RunFolder
 from pipeline.verify.curves import Curve
 from pipeline.verify.report import Report
-from pipeline.verify.subject import Newest, Subject
+from pipeline.verify.subject import Sound, Subject
 
 REMOVED_WITHIN_S = 3.0
 SCORES = ("accuracy", "loss")  # that a validation is judged by: the first that there is
 CLOSE = 1e-9  # relative
 
 
-def check_checkpoints(run: RunFolder, is_live: bool, report: Report) -> Newest | None:
-    """Check all of them, one in memory at a time; return what the newest sound one says."""
-    newest: Newest | None = None
+def check_checkpoints(run: RunFolder, is_live: bool, report: Report) -> list[Sound]:
+    """Check all of them, one in memory at a time; return what the sound ones say, ascending."""
+    found: list[Sound] = []
     for step in CheckpointStore(run.checkpoints, keep=2).steps():
-        found: list[Newest] = []
+        before = len(found)
         report.take(f"checkpoints/step-{step:06d}", _problems(run, step, is_live, found))
-        if found:
-            report.checked["checkpoints"] += 1
-            newest = found[0]
-    return newest
+        report.checked["checkpoints"] += len(found) - before
+    return found
 
 
 def check_kept(subject: Subject, report: Report) -> None:
@@ -79,10 +77,13 @@ def _score_problems(subject: Subject, curves: Mapping[str, Curve]) -> Iterator[s
         )
 
 
-def _problems(run: RunFolder, step: int, is_live: bool, found: list[Newest]) -> Iterator[str]:
+def _problems(run: RunFolder, step: int, is_live: bool, found: list[Sound]) -> Iterator[str]:
     """Yield what is wrong with a checkpoint; add what it says to `found` if it is sound."""
     folder = run.checkpoints / f"step-{step:06d}"
     name = f"checkpoints/{folder.name}"
+    if folder.is_symlink() or folder.is_file():
+        yield f"{name}: is no folder"
+        return
     try:
         checkpoint = CheckpointStore(run.checkpoints, keep=2).load(step)
     except (DamagedCheckpointError, BadInputError) as error:
@@ -104,12 +105,14 @@ def _goes(folder: Path) -> bool:
     return not folder.exists()
 
 
-def _said_by(checkpoint: Checkpoint) -> Newest:
+def _said_by(checkpoint: Checkpoint) -> Sound:
     params = np.ascontiguousarray(checkpoint.params)
-    return Newest(
+    return Sound(
         step=checkpoint.step,
         counters=Counters(**checkpoint.meta["counters"]),
         schedule=dict(checkpoint.meta.get("schedule") or {}),
+        experiment=dict(checkpoint.meta.get("experiment") or {}),
+        data=str(checkpoint.meta.get("data") or ""),
         parameters_sha256=hashlib.sha256(params.tobytes()).hexdigest(),
         parameters_norm=math.sqrt(float(np.square(params, dtype=np.float64).sum())),
     )

@@ -47,6 +47,7 @@ class Log:
     bad_lines: list[int] = field(default_factory=list)  # numbers, from 1, of lines without a point
     is_torn: bool = False  # its last line is not whole
     size: int = 0
+    is_cut: bool = False  # points were sent to MLflow that it has not
     delivered_ends_a_line: bool = True
 
 
@@ -70,4 +71,5 @@ def read_log(path: Path, delivered: int) -> Log:
         curve.add(point)
         curve.num_delivered += end <= delivered
         log.num_points += 1
+    log.is_cut = delivered > log.size
     return log

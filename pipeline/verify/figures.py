@@ -30,17 +30,23 @@ class LoggedFigures:
     def __init__(self, subject: Subject, curves: Mapping[str, Curve]) -> None:
         self._subject = subject
         self._curves = {k: v for k, v in curves.items() if k.startswith((COMPUTED, RETURNS))}
-        self._always = curves.get(ALWAYS[0], Curve())  # says when each outer step was logged
+        self._always = [curves.get(key, Curve()) for key in ALWAYS]
         self._differing: dict[str, dict[int, str]] = defaultdict(dict)  # by key and outer step
         self._again: set[int] = set()
         self.num_compared = 0
 
     def compare(self, step: int, records: Sequence[TaskRecord], partition: Path) -> None:
-        """Compare the points of outer step `step`, counted from 1, with its tasks' rows."""
+        """Compare the points of outer step `step`, counted from 1, with its tasks' rows.
+
+        A step of which there is no point at all is told of with the log.
+        """
+        logged = [point for curve in self._always if (point := curve.at(step))]
+        if not logged:
+            return
+        time_ms = logged[0][1]
         figures = {k: v for k, v in outer_figures(records, ()).items() if k.startswith(COMPUTED)}
         figures |= returns_by_environment(records)
         expected = {metric_name(key): value for key, value in figures.items()}
-        _, time_ms = self._always.at(step) or (0.0, 0)
         for key in sorted(expected.keys() | self._curves.keys()):
             value, _ = self._curves.get(key, Curve()).at(step) or (None, 0)
             computed = expected.get(key, math.nan)
@@ -72,10 +78,31 @@ class LoggedFigures:
                 "them for a reason that rows do not show"
             )
             return
-        for key, differing in sorted(self._differing.items()):
+        left = dict(
+            sorted(self._differing.items(), key=lambda one: (-len(one[1]), *_place(one[0])))
+        )
+        while left:
+            key, differing = next(iter(left.items()))
+            also = [other for other, of in left.items() if of.keys() <= differing.keys()]
+            left = {other: of for other, of in left.items() if other not in also}
             named = ", ".join(list(differing.values())[:MAX_NAMED])
             more = f" and {len(differing) - MAX_NAMED} more" if len(differing) > MAX_NAMED else ""
-            yield f"{NAME}: {key} differs from the trajectories at outer step {named}{more}"
+            yield (
+                f"{NAME}: {key} differs from the trajectories at outer step {named}{more}"
+                f"{_so_do(also[1:])}"
+            )
+
+
+def _place(key: str) -> tuple[bool, str]:
+    return key != "train/loss", key  # the one that everybody knows goes first
+
+
+def _so_do(others: Sequence[str]) -> str:
+    """Return the other metrics that differ at the same outer steps, in words."""
+    if not others:
+        return ""
+    more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+    return f"; so {'does' if len(others) == 1 else 'do'} {', '.join(others[:MAX_NAMED])}{more}"
 
 
 def _is_newer(partition: Path, time_ms: int) -> bool:

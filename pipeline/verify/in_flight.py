@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.journal import ROWS_NAME, TRAINED_NAME
+from pipeline.journal import ROWS_NAME, TRAINED_NAME, is_as_written
 from pipeline.task_states import NAME as STATE_NAME
 from pipeline.task_states import DamagedStateError, check_state
 from pipeline.verify.report import Report, few
 from pipeline.verify.rows import DamagedRowsError, RowOrder, read_rows
-from pipeline.verify.subject import Subject, entries
+from pipeline.verify.subject import Subject, entries, is_leftover
 
 NAME = "in_flight"
 
@@ -22,6 +22,8 @@ def check_in_flight(subject: Subject, report: Report) -> None:
         return
     ended = []
     for folder in entries(subject.run.in_flight):
+        if is_leftover(folder):
+            continue
         report.checked["tasks_in_flight"] += 1
         report.take(subject.name(folder), few(_problems(subject, folder, report), folder.name))
         if _is_on_record(subject, folder.name):
@@ -45,6 +47,9 @@ def _is_on_record(subject: Subject, folder: str) -> bool:
 
 
 def _problems(subject: Subject, folder: Path, report: Report) -> Iterator[str]:
+    if folder.is_symlink() or not folder.is_dir():
+        yield f"{subject.name(folder)}: is no folder"
+        return
     files = entries(folder)
     for path in files:
         if STATE_NAME.fullmatch(path.name):
@@ -72,6 +77,8 @@ def _problems(subject: Subject, folder: Path, report: Report) -> Iterator[str]:
 
 
 def _row_problems(name: str, path: Path, expected: int, order: RowOrder) -> Iterator[str]:
+    if path.is_file() and not is_as_written(path):
+        raise DamagedRowsError("wrong checksum")
     count = 0
     for rows in read_rows(path):
         count += rows.num_rows

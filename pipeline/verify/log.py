@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.verify.curves import Curve, Log, read_log
-from pipeline.verify.report import Report, few, ranges
+from pipeline.verify.report import Report, few, ranges, together
 from pipeline.verify.subject import Subject
 
 NAME = "tracking/metrics.jsonl"
@@ -33,15 +32,27 @@ ALWAYS_ASYNC = (
 CLOSE = 1e-9  # relative; sums in another order
 
 
-def load_log(path: Path, delivered: int, report: Report) -> Log:
-    """Return what can be read of the log, with a problem if that is not all."""
+def load_log(subject: Subject, delivered: int, report: Report) -> Log | None:
+    """Return what can be read of the log; None with a problem if that is nothing.
+
+    `delivered` is as of `read_log`.
+    """
+    path = subject.run.metrics
+    reason = ""
+    if path.exists() and not path.is_file():
+        reason = "is no file"
+    elif (subject.steps or delivered) and not path.exists():
+        reason = "is missing"
+    elif (subject.steps or delivered) and not path.stat().st_size:
+        reason = "is empty"
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("is no file")
-        return read_log(path, delivered) if path.exists() else Log()
+        if not reason:
+            return read_log(path, delivered) if path.exists() else Log()
     except OSError as error:
-        report.problems.append(f"{NAME}: cannot be read: {error.strerror or error}")
-        return Log()
+        reason = f"cannot be read: {error.strerror or error}"
+    sent = f"; {delivered} bytes of it were sent to MLflow" if delivered else ""
+    report.problems.append(f"{NAME}: {reason}{sent}; restore it: nothing else has all the curves")
+    return None
 
 
 def check_log(subject: Subject, log: Log, report: Report) -> None:
@@ -49,7 +60,8 @@ def check_log(subject: Subject, log: Log, report: Report) -> None:
     report.checked["metric_points"] += log.num_points
     report.take(NAME, _lines_problems(subject, log, report))
     report.take(NAME, few(_order_problems(log), NAME))
-    report.take(NAME, _missing_problems(subject, log))
+    lines = together(_missing(subject, log))
+    report.take(NAME, (f"{NAME}: {key}: no point of outer step {s}" for key, s in lines))
     report.take(NAME, _norm_problems(subject, log))
     if subject.is_finished:
         beyond = {
@@ -86,23 +98,28 @@ def _order_problems(log: Log) -> Iterator[str]:
             yield f"{NAME}: {key}: step {step} {what} ({len(wrong)} such points)"
 
 
-def _missing_problems(subject: Subject, log: Log) -> Iterator[str]:
+def _missing(subject: Subject, log: Log) -> Iterator[tuple[str, str]]:
+    """Yield metrics, and outer steps that each lacks."""
     is_async = subject.experiment is not None and subject.experiment.meta.mode == "async"
-    for key in ALWAYS + (ALWAYS_ASYNC if is_async else ()):
-        logged = np.frombuffer(log.curves.get(key, Curve()).steps, np.int64)
-        missing = np.setdiff1d(np.arange(1, subject.steps + 1), logged)
+    curves = {k: log.curves.get(k, Curve()).steps for k in ALWAYS + (ALWAYS_ASYNC * is_async)}
+    end = subject.steps + 1
+    if log.is_cut:  # that its end is lost is told of as such
+        end = min(end, max((max(steps, default=0) for steps in curves.values()), default=0))
+    for key, steps in curves.items():
+        missing = np.setdiff1d(np.arange(1, end), np.frombuffer(steps, np.int64))
         if len(missing):
-            yield f"{NAME}: {key}: no point of outer step {ranges(missing.tolist())}"
+            yield key, ranges(missing.tolist())
 
 
 def _norm_problems(subject: Subject, log: Log) -> Iterator[str]:
-    """Yield a problem if the newest checkpoint is not what the log says came out of its step."""
-    if subject.newest is None or subject.may_differ_when_repeated:
+    """Yield the checkpoints that are not what the log says came out of their outer step."""
+    if subject.may_differ_when_repeated:
         return
-    logged = log.curves.get("outer/params_norm", Curve()).at(subject.newest.step)
-    norm = subject.newest.parameters_norm
-    if logged is not None and not math.isclose(logged[0], norm, rel_tol=CLOSE):
-        yield (
-            f"{NAME}: outer/params_norm of outer step {subject.newest.step} is {logged[0]!r}, and "
-            f"the norm of the parameters in its checkpoint {norm!r}"
-        )
+    curve = log.curves.get("outer/params_norm", Curve())
+    for one in subject.checkpoints:
+        logged = curve.at(one.step)
+        if logged is not None and not math.isclose(logged[0], one.parameters_norm, rel_tol=CLOSE):
+            yield (
+                f"{NAME}: outer/params_norm of outer step {one.step} is {logged[0]!r}, and "
+                f"the norm of the parameters in its checkpoint {one.parameters_norm!r}"
+            )

@@ -67,6 +67,19 @@ def few(problems: Iterable[str], what: str) -> Iterator[str]:
         yield f"{what}: {rest} more problems like these"
 
 
+def together(found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield once what is wrong in the same way with several metrics: (name, what), both texts."""
+    names: dict[str, list[str]] = {}
+    for name, what in found:
+        names.setdefault(what, []).append(name)
+    for what, of in names.items():
+        rest = len(of) - 1
+        yield (
+            of[0] + (f" and {rest} more metrics" if rest > 1 else f" and {of[1]}" if rest else ""),
+            what,
+        )
+
+
 def ranges(numbers: Sequence[int]) -> str:
     """Return ascending numbers in few words: 3, 5-7 and 12 more."""
     parts: list[tuple[int, int]] = []

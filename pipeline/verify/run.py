@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import to_yaml
@@ -14,18 +16,21 @@ from pipeline.verify.evaluation import check_evaluations
 from pipeline.verify.in_flight import check_in_flight
 from pipeline.verify.lineage import check_lineage
 from pipeline.verify.log import check_log, load_log
+from pipeline.verify.origin import check_origin
 from pipeline.verify.report import Report
 from pipeline.verify.stored import Stored
-from pipeline.verify.subject import Subject, entries, leftovers
+from pipeline.verify.stored_points import check_points
+from pipeline.verify.stored_things import check_things, load_sent
+from pipeline.verify.subject import Sound, Subject, entries, leftovers
 from pipeline.verify.summary import check_summary, read_summary
 from pipeline.verify.tracking import (
     ask_mlflow,
     check_delivered,
-    check_outbox,
     check_stored,
     read_target,
 )
 from pipeline.verify.trajectories import check_trajectories
+from pipeline.verify.waiting import check_outbox
 
 if TYPE_CHECKING:
     from pipeline.config import Experiment
@@ -57,12 +62,15 @@ def verify_run(run: RunFolder, mlflow_timeout_s: float = MLFLOW_TIMEOUT_S) -> Ve
 
 
 def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
-    report, newest, stored = Report(), None, None
+    report, stored = Report(), None
+    found: list[Sound] = []
     with report.safely("checkpoints"):
-        newest = check_checkpoints(run, is_live, report)
+        found = check_checkpoints(run, is_live, report)
     experiment = _read_experiment(run, report)
-    subject = Subject(run, is_live, experiment, newest, read_summary(run, report))
+    of_run, differing = check_origin(found, experiment, report)
+    subject = Subject(run, is_live, experiment, of_run, read_summary(run, report), differing)
     _introduce(subject, report)
+    report.take("folders", _shape_problems(subject))
     with report.safely("checkpoints"):
         check_kept(subject, report)
     check_summary(subject, report)
@@ -83,15 +91,19 @@ def _check_tracking(subject: Subject, mlflow_timeout_s: float, report: Report) -
     """Check the log, and MLflow and trajectories against it; return what MLflow has."""
     # In this order: a point is in the log before it is in MLflow, and there before it is marked.
     target = read_target(subject, report)
-    stored = ask_mlflow(subject, target, mlflow_timeout_s, report)
-    log = load_log(subject.run.metrics, target.delivered, report)
-    check_log(subject, log, report)
-    check_best(subject, log.curves, report)
-    check_delivered(target, log, report)
-    if stored is not None:
-        check_stored(subject, target, log, stored, report)
+    sent = load_sent(subject, target, report)
+    stored = ask_mlflow(subject, target, sent, mlflow_timeout_s, report)
+    log = load_log(subject, target.delivered, report)
+    if log is not None:
+        check_log(subject, log, report)
+        check_best(subject, log.curves, report)
+        check_delivered(target, log, report)
+    if stored is not None and check_stored(subject, target, stored, report):
+        if log is not None and not log.is_cut:
+            check_points(subject, target, log, stored, report)
+        check_things(subject, sent, stored, report)
     check_outbox(subject, report)
-    check_trajectories(subject, log.curves, report)
+    check_trajectories(subject, log.curves if log else None, report)
     return stored
 
 
@@ -123,13 +135,27 @@ def _introduce(subject: Subject, report: Report) -> None:
         report.note("checkpoints: there is none yet that is sound")
 
 
+def _folders(run: RunFolder) -> list[Path]:
+    """Return the folders that the checks look into."""
+    folders = [run.checkpoints, run.trajectories, run.evaluation, run.plots, run.in_flight]
+    return [*folders, run.path / "tracking", run.path / "tracking" / "pending"]
+
+
+def _shape_problems(subject: Subject) -> Iterator[str]:
+    """Yield what is there in place of a folder: a check would take it for an empty one."""
+    for path in _folders(subject.run):
+        if path.is_symlink() and not path.exists():
+            yield f"{subject.name(path)}: is a link to nothing"
+        elif path.exists() and not path.is_dir():
+            yield f"{subject.name(path)}: is no folder"
+
+
 def _check_leftovers(subject: Subject, report: Report) -> None:
     """Name what processes that died left half-written: it is in nobody's way."""
     if subject.is_live:
         return
     run = subject.run
-    folders = [run.path, run.checkpoints, run.trajectories, run.evaluation, run.plots]
-    folders += [run.path / "tracking", run.path / "tracking" / "pending", run.in_flight]
+    folders = [run.path, *_folders(run)]
     folders += [entry for entry in entries(run.in_flight) if entry.is_dir()]
     found = [subject.name(path) for folder in folders for path in leftovers(folder)]
     report.checked["leftovers"] = len(found)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import queue
-import sqlite3
 import threading
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
-from pipeline.mlflow_run import SQLITE, MlflowReader, StoredRun, is_refusal
+from pipeline.mlflow_run import MlflowReader, StoredRun, is_refusal
 from pipeline.reasons import plain_reason
 from pipeline.verify.curves import Curve
-
-BUSY_S = 10.0  # for a writer to let go of a database
 
 
 class NotInMlflowError(Exception):
@@ -25,24 +21,40 @@ class NoAnswerError(Exception):
     """MLflow could not be asked; the message says why."""
 
 
+class DamagedStoreError(Exception):
+    """The database of this machine that the run is in is gone or damaged; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What MLflow has of a run in files."""
+
+    artifacts: dict[str, int | None] = field(default_factory=dict)  # path → size in bytes
+    models: dict[str, set[str]] = field(default_factory=dict)  # `model_label` → names of files
+    not_listed: str = ""  # why nobody knows; empty: these are all
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """The run and all its points, by metric."""
 
     run: StoredRun
     curves: dict[str, Curve]
+    files: Files
 
 
-def fetch(uri: str, run_id: str, timeout_s: float) -> Stored:
-    """Return the run `run_id` with all its points.
+def fetch(uri: str, run_id: str, folders: Iterable[str], timeout_s: float) -> Stored:
+    """Return the run `run_id` with all its points, and its files in `folders` of the artifacts.
 
     Raises:
         NotInMlflowError: There is none.
         NoAnswerError: MLflow could not be asked within the time.
+        DamagedStoreError: It is a database of this machine, and gone or damaged.
     """
     answers: queue.Queue[Stored | BaseException] = queue.Queue()
     # MLflow's own attempts can take minutes and cannot be ended: the thread is left behind.
-    threading.Thread(target=_answer, args=(uri, run_id, answers), daemon=True).start()
+    arguments = (uri, run_id, tuple(folders), answers)
+    threading.Thread(target=_answer, args=arguments, daemon=True).start()
     try:
         answer = answers.get(timeout=timeout_s)
     except queue.Empty:
@@ -52,18 +64,24 @@ def fetch(uri: str, run_id: str, timeout_s: float) -> Stored:
     return answer
 
 
-def _answer(uri: str, run_id: str, answers: queue.Queue[Stored | BaseException]) -> None:
+def _answer(
+    uri: str, run_id: str, folders: tuple[str, ...], answers: queue.Queue[Stored | BaseException]
+) -> None:
+    from pipeline.verify.database import read_database  # which has these errors from here
+
     try:
-        answers.put(_fetch(uri, run_id))
-    except (NotInMlflowError, NoAnswerError) as error:
+        if uri.partition(":///")[0].partition("+")[0] == "sqlite":
+            path = Path(uri.partition(":///")[2].partition("?")[0])
+            answers.put(read_database(path, run_id, folders))
+        else:
+            answers.put(_ask(uri, run_id, folders))
+    except (NotInMlflowError, NoAnswerError, DamagedStoreError) as error:
         answers.put(error)
     except BaseException as error:  # all that MLflow, its database or its network can raise
         answers.put(NoAnswerError(plain_reason(error)))
 
 
-def _fetch(uri: str, run_id: str) -> Stored:
-    if uri.startswith(SQLITE):
-        _look_into_database(Path(uri.removeprefix(SQLITE).partition("?")[0]), run_id)
+def _ask(uri: str, run_id: str, folders: tuple[str, ...]) -> Stored:
     reader = MlflowReader(uri, run_id)
     try:
         run = reader.run()
@@ -76,18 +94,14 @@ def _fetch(uri: str, run_id: str) -> Stored:
         curve = curves[key] = Curve()
         for point in reader.points(key):
             curve.add(point)
-    return Stored(run, curves)
+    return Stored(run, curves, _files(reader, folders))
 
 
-def _look_into_database(path: Path, run_id: str) -> None:
-    """Raise unless the run is in the database: to MLflow's client, a new one is one to set up."""
+def _files(reader: MlflowReader, folders: tuple[str, ...]) -> Files:
     try:
-        with closing(
-            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=BUSY_S)
-        ) as database:
-            database.execute("SELECT 1 FROM experiments").fetchone()
-            found = database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone()
-    except sqlite3.Error as error:
-        raise NoAnswerError(str(error)) from None
-    if found is None:
-        raise NotInMlflowError(run_id)
+        artifacts: dict[str, int | None] = {}
+        for folder in folders:
+            artifacts |= reader.artifacts(folder)
+        return Files(artifacts, reader.models())
+    except Exception as error:  # they may lie in storage that nobody can list from here
+        return Files(not_listed=plain_reason(error))

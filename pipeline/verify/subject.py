@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
-    """The newest checkpoint that is sound, without its vectors."""
+class Sound:
+    """A checkpoint that is sound, without its vectors."""
 
     step: int
     counters: Counters
     schedule: dict[str, Any]
+    experiment: dict[str, Any]  # what the run was trained with, by dotted key
+    data: str  # digest of it; empty: it does not say
     parameters_sha256: str
     parameters_norm: float
 
@@ -39,8 +41,14 @@ class Subject:
     run: RunFolder
     is_live: bool
     experiment: Experiment | None  # None: config.yaml is damaged
-    newest: Newest | None  # None: there is none that is sound
+    checkpoints: tuple[Sound, ...]  # of the run, ascending
     summary: dict[str, Any] | None  # None: there is none, or it is damaged
+    differing: frozenset[str] = frozenset()  # keys of config.yaml that no checkpoint bears out
+
+    @property
+    def newest(self) -> Sound | None:
+        """The newest checkpoint that is sound; None if there is none."""
+        return self.checkpoints[-1] if self.checkpoints else None
 
     @property
     def steps(self) -> int:
@@ -89,4 +97,9 @@ def entries(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> Iterator[Path]:
     """Yield what a process that died left half-written directly in `folder`."""
-    yield from (e for e in entries(folder) if e.name.startswith((TEMPORARY, DISPLACED)))
+    yield from filter(is_leftover, entries(folder))
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a process that died left `path` half-written."""
+    return path.name.startswith((TEMPORARY, DISPLACED))

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.budgets import Budget, budgets
 from pipeline.errors import BadInputError
 from pipeline.runs import RunFolder
 from pipeline.verify.report import Report
-from pipeline.verify.subject import Newest, Subject
+from pipeline.verify.subject import Sound, Subject
+from pipeline.verify.throughput import throughput_problems
 
 # A meta-test after the checkpoint may lose workers and leave out tasks.
 MAY_GROW = ("retries", "dropped")
+STEPS = "meta.num_steps"
 
 
 def read_summary(run: RunFolder, report: Report) -> dict[str, Any] | None:
@@ -46,10 +49,10 @@ def check_summary(subject: Subject, report: Report) -> None:
     elif isinstance(steps, int) and steps < subject.newest.step:
         report.note(f"summary.json is of outer step {steps}, before the run was gone on with")
     else:
-        report.take("summary.json", _problems(subject.summary, subject.newest))
+        report.take("summary.json", _problems(subject, subject.summary, subject.newest))
 
 
-def _problems(summary: dict[str, Any], newest: Newest) -> Iterator[str]:
+def _problems(subject: Subject, summary: dict[str, Any], newest: Sound) -> Iterator[str]:
     counts = summary.get("counts")
     if not isinstance(counts, dict):
         yield "summary.json: has no counts"
@@ -72,6 +75,25 @@ def _problems(summary: dict[str, Any], newest: Newest) -> Iterator[str]:
             f"summary.json: parameters_sha256 is {sha256!r:.80}, but that of the parameters in "
             f"the checkpoint of outer step {newest.step} is {newest.parameters_sha256}"
         )
+    yield from _ending_problems(subject, summary, newest)
+    yield from throughput_problems(summary, newest)
+
+
+def _ending_problems(subject: Subject, summary: dict[str, Any], newest: Sound) -> Iterator[str]:
+    """Yield what cannot have ended meta-training; a run may have been given a new limit since."""
+    key = summary.get("ended_by")
+    if key is None or subject.experiment is None:
+        return
+    meta = subject.experiment.meta
+    limits = budgets(meta.model_dump(), asdict(newest.counters))
+    steps = Budget(newest.step, meta.num_steps)
+    if key == STEPS and subject.is_finished and steps.used < steps.most:
+        yield f"summary.json: ended_by is {key}, and {steps.used} of {steps.most} were taken"
+    elif key in limits and subject.is_finished and not 0 < limits[key].most <= limits[key].used:
+        used, most = limits[key]
+        yield f"summary.json: ended_by is {key}, of which {used:g} is used, and {most:g} the limit"
+    elif key not in (STEPS, *limits) and (key != "" or subject.is_finished):
+        yield f"summary.json: ended_by is {key!r:.40}, and none of {', '.join((STEPS, *limits))}"
 
 
 def _agrees(name: str, said: Any, counted: float) -> bool:

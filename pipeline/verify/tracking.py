@@ -1,19 +1,17 @@
-"""What was logged against what MLflow has; and what still waits to be sent there."""
+"""Where the run is tracked, and whether MLflow knows it there."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import BadInputError
 from pipeline.files import read_object
-from pipeline.outbox import KINDS
 from pipeline.redaction import redact
-from pipeline.resumable import RESUMABLE
 from pipeline.runs import home
-from pipeline.tracking import params_as_texts, tracking_uri
+from pipeline.sent_record import Sent
+from pipeline.tracking import tracking_uri
 from pipeline.tracking_marks import (
     DELIVERED,
     FETCHED,
@@ -22,20 +20,24 @@ from pipeline.tracking_marks import (
     steps_in,
     wrong_in_target,
 )
-from pipeline.verify.curves import Curve, Log
-from pipeline.verify.log import ALWAYS, ALWAYS_ASYNC, LIVE
-from pipeline.verify.points import Before, differences
-from pipeline.verify.report import Report, few, ranges
-from pipeline.verify.stored import NoAnswerError, NotInMlflowError, Stored, fetch
-from pipeline.verify.subject import Subject, entries
-
-if TYPE_CHECKING:
-    from pipeline.config import Experiment
+from pipeline.verify.curves import Log
+from pipeline.verify.points import Before
+from pipeline.verify.report import Report, one_line
+from pipeline.verify.stored import (
+    DamagedStoreError,
+    NoAnswerError,
+    NotInMlflowError,
+    Stored,
+    fetch,
+)
+from pipeline.verify.subject import Subject
 
 FOLDER = "tracking"
-NOT_OURS = "system/"  # metrics that MLflow adds by itself
-ITEM_NAME = re.compile(r"\d+-.*\.json")
 HIDDEN = "***"  # in place of a password
+HOW_TO_MEND_IT = (
+    "restore it from a backup; without one, remove it and the run's tracking/target.json: then "
+    "the run is a new one in MLflow when it is resumed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ def _object(subject: Subject, name: str) -> Generator[str, None, dict[str, Any] 
         return None
 
 
-def ask_mlflow(subject: Subject, target: Target, timeout_s: float, report: Report) -> Stored | None:
+def ask_mlflow(
+    subject: Subject, target: Target, sent: Sent, timeout_s: float, report: Report
+) -> Stored | None:
     """Return the run as MLflow has it; None, with a word on why, if that is not known."""
     if not target.run_id:
         report.skip("MLflow: the run has not been there yet")
@@ -98,9 +102,16 @@ def ask_mlflow(subject: Subject, target: Target, timeout_s: float, report: Repor
     try:
         if not timeout_s:
             raise NoAnswerError("it was not to be asked")
-        return fetch(_address(subject, target), target.run_id, timeout_s)
+        address, folders = _address(subject, target), sorted({_folder(n) for n in sent.artifacts})
+        return fetch(address, target.run_id, folders, timeout_s)
     except NoAnswerError as error:
         report.skip(f"MLflow at {shown}: {error}")
+    except DamagedStoreError as error:
+        line = f"MLflow at {shown}, where the run was tracked, {error}"
+        if target.before.is_known:
+            report.problems.append(one_line(f"{line}; {HOW_TO_MEND_IT}"))
+        else:
+            report.skip(line)
     except NotInMlflowError:
         line = f"MLflow at {shown} has no run {target.run_id}"
         if target.before.is_known:
@@ -108,6 +119,10 @@ def ask_mlflow(subject: Subject, target: Target, timeout_s: float, report: Repor
         else:  # its store may have gone with the machine
             report.note(f"{line}; it gets one when the run is gone on with")
     return None
+
+
+def _folder(artifact: str) -> str:
+    return artifact.rpartition("/")[0]
 
 
 def _address(subject: Subject, target: Target) -> str:
@@ -126,7 +141,7 @@ def _address(subject: Subject, target: Target) -> str:
 
 def check_delivered(target: Target, log: Log, report: Report) -> None:
     """Check the mark up to which points were sent."""
-    if target.delivered > log.size:
+    if log.is_cut:
         report.problems.append(
             f"{FOLDER}/delivered.json: {target.delivered} bytes of metrics.jsonl were sent, and it "
             f"has {log.size}: points are lost here that MLflow has"
@@ -135,20 +150,13 @@ def check_delivered(target: Target, log: Log, report: Report) -> None:
         report.problems.append(f"{FOLDER}/delivered.json: its mark is within a line")
 
 
-def check_stored(
-    subject: Subject, target: Target, log: Log, stored: Stored, report: Report
-) -> None:
-    """Compare MLflow's points with the log's, one metric after the other."""
+def check_stored(subject: Subject, target: Target, stored: Stored, report: Report) -> bool:
+    """Check that MLflow's run is this one; whether it is worth looking at what it has."""
     if stored.run.is_deleted:
         report.problems.append(f"MLflow: run {target.run_id} was deleted there")
     if target.tracking_id and stored.run.tracking_id != target.tracking_id:
         report.problems.append(f"MLflow: run {target.run_id} is not this one, but another")
-        return
-    for name in ("mlflow_points", "mlflow_missing", "mlflow_duplicates", "mlflow_waiting"):
-        report.checked[name] = 0
-    report.take("MLflow", few(_curve_problems(subject, target, log, stored, report), "MLflow"))
-    if subject.experiment is not None:
-        report.take("MLflow", few(_param_problems(subject.experiment, stored), "config.yaml"))
+        return False
     is_done = stored.run.status == "FINISHED" and not subject.is_live
     if is_done and not subject.run.summary.exists() and not target.before.was_fetched:
         report.problems.append(
@@ -157,79 +165,4 @@ def check_stored(
     has_ended = subject.is_finished and stored.run.status == "FINISHED"
     if not has_ended and not (subject.is_live and stored.run.status == "RUNNING"):
         report.note(f"MLflow: the run's status is {stored.run.status}, and it is {subject.state}")
-
-
-def _curve_problems(
-    subject: Subject, target: Target, log: Log, stored: Stored, report: Report
-) -> Iterator[str]:
-    before: set[int] = set()
-    for key in sorted(log.curves.keys() | stored.curves.keys() | target.before.steps.keys()):
-        if key.startswith(NOT_OURS) and key not in log.curves:
-            continue
-        ours, theirs = log.curves.get(key, Curve()), stored.curves.get(key, Curve())
-        found = differences(ours, theirs, target.before.newest(key), _is_repeated(subject, key))
-        before |= found.before if not key.startswith(LIVE) else set()
-        report.checked["mlflow_points"] += len(theirs.points())
-        report.checked["mlflow_missing"] += len(found.missing)
-        report.checked["mlflow_duplicates"] += len(found.twice)
-        report.checked["mlflow_waiting"] += found.waiting
-        if found.lost is not None:
-            yield f"MLflow: {key}: no point of step {found.lost} any more, by {FETCHED}"
-        if found.missing:
-            yield f"MLflow: {key}: no point of step {_steps(found.missing)}, which was sent"
-        if found.twice:
-            yield f"MLflow: {key}: {len(found.twice)} steps have more than one point"
-        if found.other:
-            steps = _steps(found.other)
-            yield f"MLflow: {key}: a point of step {steps} that is not in metrics.jsonl"
-    if before:
-        report.note(
-            f"MLflow: has points of steps {_steps(before)}, taken before the run was fetched from "
-            "a copy, that are not in metrics.jsonl"
-        )
-
-
-def _is_repeated(subject: Subject, key: str) -> bool:
-    """Whether a metric has a point of the same steps when those are taken again."""
-    if key in ALWAYS + ALWAYS_ASYNC:
-        return True
-    return not key.startswith(LIVE) and not subject.may_differ_when_repeated
-
-
-def _param_problems(experiment: Experiment, stored: Stored) -> Iterator[str]:
-    """Yield the keys that are not what the run began with, but for those that may change."""
-    for key, value in params_as_texts(experiment.model_dump(mode="json")).items():
-        first = stored.run.params.get(key, value)
-        if value != first and not key.startswith(RESUMABLE):
-            yield f"config.yaml: {key} is {value!r:.80}, and in MLflow {first!r:.80}"
-
-
-def _steps(steps: set[int]) -> str:
-    return ranges(sorted(steps))
-
-
-def check_outbox(subject: Subject, report: Report) -> None:
-    """Count what else waits, and check that it can be sent."""
-    report.take("tracking/pending", _item_problems(subject, report))
-    waiting = report.checked["outbox_items"]
-    if waiting and not subject.is_live:
-        report.note(
-            f"tracking/pending: {waiting} items wait for MLflow; "
-            "resuming or evaluating the run sends them"
-        )
-
-
-def _item_problems(subject: Subject, report: Report) -> Iterator[str]:
-    for path in entries(subject.run.path / FOLDER / "pending"):
-        if not ITEM_NAME.fullmatch(path.name):
-            continue
-        try:
-            item = read_object(path)
-        except FileNotFoundError:  # sent in this moment
-            continue
-        except ValueError as error:
-            yield f"{subject.name(path)}: {error}; it will not be sent"
-            continue
-        report.checked["outbox_items"] += 1
-        if item.get("kind") not in KINDS or not isinstance(item.get("content"), dict):
-            yield f"{subject.name(path)}: is no item of the outbox; it will not be sent"
+    return True

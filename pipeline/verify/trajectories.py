@@ -14,7 +14,7 @@ from pipeline.verify.expected import Expected, expected_of
 from pipeline.verify.figures import LoggedFigures
 from pipeline.verify.partitions import partition_folder, partitions, read_partition
 from pipeline.verify.report import Report, few, ranges
-from pipeline.verify.subject import Newest, Subject
+from pipeline.verify.subject import Sound, Subject
 
 NAME = "trajectories"
 
@@ -39,17 +39,24 @@ class Totals:
         self.numbers.extend(record.spec.index for record in records)
 
 
-def check_trajectories(subject: Subject, curves: Mapping[str, Curve], report: Report) -> None:
-    """Check every partition; in memory are one row group and the scalars of an outer step."""
+def check_trajectories(
+    subject: Subject, curves: Mapping[str, Curve] | None, report: Report
+) -> None:
+    """Check every partition; in memory are one row group and the scalars of an outer step.
+
+    With `curves`, those of the log, they are compared.
+    """
     if subject.experiment is None:
         report.skip(f"{NAME} against counters and curves: config.yaml is damaged")
     report.take(NAME, _problems(subject, curves, report))
 
 
-def _problems(subject: Subject, curves: Mapping[str, Curve], report: Report) -> Iterator[str]:
+def _problems(
+    subject: Subject, curves: Mapping[str, Curve] | None, report: Report
+) -> Iterator[str]:
     found = partitions(subject)
     yield from _gaps(subject, found)
-    totals, logged = Totals(), LoggedFigures(subject, curves)
+    totals, logged = Totals(), LoggedFigures(subject, curves or {})
     totals.is_whole = found[: subject.steps] == list(range(subject.steps))
     expected = expected_of(subject.experiment) if subject.experiment else None
     yield from few(_each(subject, found, expected, totals, logged, report), NAME)
@@ -113,7 +120,7 @@ def _each(
                 logged.compare(step + 1, records, folder)
 
 
-def _count_problems(newest: Newest, totals: Totals, expected: Expected) -> Iterator[str]:
+def _count_problems(newest: Sound, totals: Totals, expected: Expected) -> Iterator[str]:
     """Yield where the rows are not what the newest checkpoint counted."""
     counters = newest.counters
     where = f"the checkpoint of outer step {newest.step} counts"
@@ -131,7 +138,7 @@ def _count_problems(newest: Newest, totals: Totals, expected: Expected) -> Itera
         )
 
 
-def _number_problems(newest: Newest, totals: Totals, expected: Expected) -> Iterator[str]:
+def _number_problems(newest: Sound, totals: Totals, expected: Expected) -> Iterator[str]:
     """Yield tasks of an async run that are in two outer steps, or on record and still open."""
     if not expected.is_async:
         return

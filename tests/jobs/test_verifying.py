@@ -58,3 +58,17 @@ def test_what_is_no_run_is_bad_input(run, tmp_path, capsys):
     assert (code, json.loads(out)["exit_code"]) == (2, 2)
     assert err.startswith("error: unknown run 'nothing-of-the-kind'")
     assert verify(capsys, tmp_path)[0] == 2
+
+
+def test_the_address_of_a_copy_is_no_folder_and_the_line_says_what_brings_it_here(tmp_path, capsys):
+    (tmp_path / "copies").mkdir()
+    for address, shown in (
+        ("s3://bucket/runs/x-1", "s3://bucket/runs/x-1"),
+        ("s3://me:secret@bucket/runs/x-1", "s3://***@bucket/runs/x-1"),
+        (str(tmp_path), str(tmp_path)),
+    ):
+        code, _, err = verify(capsys, address)
+        assert code == 2
+        assert err.startswith(f"error: '{shown}' holds copies of a run; expected the folder")
+        assert f"`outerloop train --resume {shown}` brings" in err
+        assert "unknown run" not in err

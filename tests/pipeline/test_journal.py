@@ -183,3 +183,30 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     add(journal, 5)
     with pytest.raises(RunFailedError, match=r"rows of a task in .* cannot be written"):
         journal.sync()
+
+
+def test_rows_whose_bytes_are_not_those_of_their_name_are_taken_again(tmp_path, caplog):
+    journal = TaskJournal(tmp_path)
+    for _ in range(2):
+        add(journal, 3)
+        journal.sync()
+    first, second = sorted(tmp_path.glob("rows-*"))
+    data = bytearray(second.read_bytes())
+    at = data.rindex(b"ARROW:schema")  # in the footer, where no page's checksum is
+    data[at] ^= 1
+    second.write_bytes(data)
+    assert steps(TaskJournal.open(tmp_path)) == [0, 1, 2]
+    assert "wrong checksum" in caplog.text
+    assert [path.name for path in tmp_path.glob("rows-*")] == [first.name]
+
+
+def test_rows_of_before_their_names_had_a_checksum_are_gone_on_with(tmp_path):
+    journal = TaskJournal(tmp_path)
+    add(journal, 3)
+    journal.sync()
+    (path,) = tmp_path.glob("rows-*")
+    path.rename(tmp_path / "rows-000000000000-000000000003.parquet")
+    again = TaskJournal.open(tmp_path)
+    add(again, 2)
+    again.sync()
+    assert steps(TaskJournal.open(tmp_path)) == [0, 1, 2, 3, 4]

@@ -8,12 +8,15 @@ import shutil
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.checkpoint import CheckpointStore
 from pipeline.verify import verify_run
+from tests.pipeline.environments_for_tests import control
 from tests.pipeline.runs_for_tests import tiny
-from tests.pipeline.verify.conftest import FINE, dies_after
+from tests.pipeline.verify.conftest import FINE, dies_after, trained
 from tests.pipeline.verify.damage import (
     assert_named,
     edit_json,
@@ -101,7 +104,7 @@ ROWS = {
     ),
     "another loss": (
         lambda rows: [rows[0] | {"loss": 7.0}, *rows[1:]],
-        "train/loss_first differs from the trajectories at outer step 2",
+        "; so does train/loss_first",
     ),
     "a loss that is not finite": (
         lambda rows: [*rows[:-1], rows[-1] | {"loss": float("nan")}],
@@ -140,6 +143,38 @@ def test_two_partitions_that_changed_places_are_named(run):
     other.rename(one)
     (run.path / "aside").rename(other)
     assert_named(run, "train/loss differs from the trajectories at outer step 1 (logged ")
+
+
+def test_metrics_that_differ_at_the_same_outer_steps_are_one_line(run):
+    test_two_partitions_that_changed_places_are_named(run)
+    (line,) = problems(run)
+    also = "train/error, train/loss_first, train/loss_last, train/path_length"
+    assert line.endswith(f"; so do {also}")
+    assert " 2 (logged " in line
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "no file", "cut off"])
+def test_a_log_that_is_lost_is_one_line(runs, copy, what):
+    run = copy(runs("sync"))
+    if what == "empty":
+        run.metrics.write_bytes(b"")
+    elif what == "cut off":
+        edit_lines(run.metrics, lambda lines: lines[: len(lines) // 2])
+    else:
+        run.metrics.unlink()
+    if what == "no file":
+        run.metrics.mkdir()
+    (line,) = verify_run(run).report.problems
+    said = "points are lost here that MLflow has" if what == "cut off" else f"jsonl: is {what}; "
+    assert said in line
+
+
+def test_an_outer_step_without_points_is_one_line(run):
+    edit_lines(run.metrics, lambda lines: [line for line in lines if b'"step": 3' not in line])
+    (run.path / "tracking" / "delivered.json").unlink()
+    assert problems(run) == [
+        "tracking/metrics.jsonl: outer/grad_norm and 6 more metrics: no point of outer step 3"
+    ]
 
 
 def test_a_file_of_other_columns_is_named(run):
@@ -193,6 +228,33 @@ SUMMARY = {
     "final": (lambda s: s["final"]["auc"].update(mean=0.5), "final is not what follows"),
     "counts": (lambda s: s.update(counts=3), "has no counts"),
     "steps": (lambda s: s["counts"].update(outer_steps=5), "is of outer step 5"),
+    "a baseline": (
+        lambda s: s["baselines"]["scratch"]["auc"].update(mean=0.5),
+        "baselines is not what follows from evaluation/curves.parquet",
+    ),
+    "a baseline more": (lambda s: s["baselines"].update(other={}), "baselines is not"),
+    "no baselines": (lambda s: s.pop("baselines"), "baselines is not"),
+    "what was tested": (lambda s: s.update(tested_outer_step=3), "tested_outer_step is 3, and 4"),
+    "an end that is none": (lambda s: s.update(ended_by="boredom"), "ended_by is 'boredom'"),
+    "no end": (lambda s: s.update(ended_by=""), "ended_by is ''"),
+    "an end that was not reached": (
+        lambda s: s.update(ended_by="meta.max_hours"),
+        "ended_by is meta.max_hours, of which 0",
+    ),
+    "a throughput": (
+        lambda s: s["throughput"].update(inner_steps_per_s=1e6),
+        "throughput.inner_steps_per_s is 1000000.0, of 72 steps in",
+    ),
+    "a throughput and its steps": (
+        lambda s: s["throughput"].update(inner_steps=720, inner_steps_per_s=720.0, seconds=1.0),
+        "throughput.inner_steps is 720, of 72 in the whole run",
+    ),
+    "a throughput and its time": (
+        lambda s: s["throughput"].update(seconds=1e-6, inner_steps_per_s=72e6),
+        "throughput.seconds is 1e-06, and the outer steps alone took",
+    ),
+    "no speed": (lambda s: s["throughput"].pop("inner_steps_per_s"), "has no inner_steps_per_s"),
+    "a throughput that is none": (lambda s: s.update(throughput=-3), "throughput is -3"),
 }
 
 
@@ -200,6 +262,89 @@ SUMMARY = {
 def test_a_summary_that_is_not_the_checkpoints_is_named(run, change, said):
     edit_json(run.summary, change)
     assert_named(run, said)
+
+
+def test_a_baseline_that_the_summary_lacks_as_a_process_died_is_a_note(run):
+    """A meta-test with other baselines writes its curves first, and the summary last."""
+    edit_json(run.summary, lambda s: s.update(baselines={}))
+    earlier = time.time() - 3600
+    os.utime(run.summary, (earlier, earlier))
+    report = verify_run(run, 0).report
+    assert report.problems == []
+    assert "summary.json: is of before the meta-test in evaluation" in report.notes
+
+
+def test_an_end_by_a_budget_is_one_that_was_reached(runs, copy):
+    run = copy(runs("budget"))
+    edit_json(run.summary, lambda s: s.update(ended_by="meta.num_steps"))
+    assert problems(run) == ["summary.json: ended_by is meta.num_steps, and 2 of 9 were taken"]
+
+
+def test_a_summary_of_before_there_were_these_figures_is_sound(run):
+    def as_before(summary):
+        del summary["tested_outer_step"], summary["ended_by"]
+        rate = summary["throughput"]["inner_steps_per_s"]
+        summary["throughput"] = {"inner_steps_per_s": rate}
+
+    edit_json(run.summary, as_before)
+    assert problems(run) == []
+
+
+def saved_otherwise(run, step, change=0.0, **meta):
+    """Put other parameters and words into a checkpoint, as sound as before."""
+    checkpoint = CheckpointStore(run.checkpoints, keep=2).load(step)
+    experiment = checkpoint.meta["experiment"] | meta.pop("experiment", {})
+    meta = checkpoint.meta | meta | {"experiment": experiment}
+    aside = CheckpointStore(run.path.parent / "aside", keep=2)  # saving drops later ones
+    aside.save(step, [(0, checkpoint.params + np.float32(change), checkpoint.optimizer)], meta)
+    folder = run.checkpoints / f"step-{step:06d}"
+    shutil.rmtree(folder)
+    (run.path.parent / "aside" / folder.name).rename(folder)
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_checkpoint_of_another_run_is_named(run, step):
+    saved_otherwise(run, step, experiment={"seed": 7, "outer.lr": 9.0})
+    line = (
+        f"checkpoints/step-{step:06d}: is of another run: its outer.lr is 9.0, and 0.1 in "
+        "config.yaml; one more key differs"
+    )
+    assert line in problems(run)
+    if step == 3:
+        assert problems(run) == [line]
+
+
+def test_a_checkpoint_of_other_data_is_named(run):
+    saved_otherwise(run, 3, data="0" * 64)
+    (line,) = problems(run)
+    assert line.startswith("checkpoints/step-000003: is of another run: its data are not")
+
+
+def test_a_configuration_that_no_checkpoint_bears_out_is_named_though_mlflow_is_not_asked(run):
+    text = run.config.read_text()
+    run.config.write_text(text.replace("seed: 0\n", "seed: 7\n"))
+    assert run.config.read_text() != text
+    assert "config.yaml: seed is 7, and 0 in the checkpoints" in problems(run)
+
+
+def test_parameters_of_an_older_checkpoint_are_those_of_the_log(run):
+    saved_otherwise(run, 3, change=1.0)
+    (line,) = problems(run)
+    assert "outer/params_norm of outer step 3 is" in line
+
+
+def test_a_checkpoint_that_is_a_link_is_named(run, tmp_path):
+    folder = run.checkpoints / "step-000003"
+    folder.rename(tmp_path / "aside")
+    folder.symlink_to(tmp_path / "aside")
+    assert problems(run) == ["checkpoints/step-000003: is no folder"]
+
+
+def test_checksums_of_a_meta_test_that_are_no_file_are_named(run):
+    sums = run.evaluation / "SHA256SUMS"
+    sums.unlink()
+    sums.mkdir()
+    assert problems(run) == ["evaluation/SHA256SUMS: is no file"]
 
 
 def test_parameters_that_are_not_finite_or_not_those_of_the_log_are_named(run):
@@ -301,6 +446,31 @@ def test_returns_by_task_follow_from_the_curves(runs, copy):
     assert_named(run, "evaluation/tasks.parquet")
     (run.evaluation / "tasks.parquet").unlink()
     assert_named(run, "evaluation/tasks.parquet: is missing")
+    (run.evaluation / "SHA256SUMS").unlink()
+    report = verify_run(run, 0).report
+    assert report.problems == []
+    assert report.notes == ["evaluation/tasks.parquet: is missing; older versions wrote none"]
+
+
+def test_figures_of_a_target_by_an_older_version_are_a_note(home, copy):
+    """It gave them of a method of which no episode ended, too, and wrote no checksums."""
+    run = trained(control(evaluation={"target_return": 1000.0}, **FINE))
+    assert problems(run) == []
+    table = run.evaluation / "tasks.parquet"
+    rows = pq.read_table(table).to_pylist()
+    for row in rows:
+        if row["metric"] == "env_steps_to_target":
+            row["mean"] += 5
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    assert_named(run, "evaluation/tasks.parquet: is not what follows")
+    (run.evaluation / "SHA256SUMS").unlink()
+    report = verify_run(run, 0).report
+    assert report.problems == []
+    (note,) = report.notes
+    assert note.startswith("evaluation: was written by an older version")
+    rows[0]["mean"] += 5
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    assert_named(run, "evaluation/tasks.parquet: is not what follows")
 
 
 def test_a_finished_run_without_a_meta_test_is_named(run):
@@ -349,7 +519,53 @@ def test_rows_of_a_task_under_way_are_those_that_the_name_says(in_flight, copy):
     run = copy(in_flight)
     path = sorted(run.in_flight.glob("*/rows-*"))[0]
     rewrite(path, lambda rows: rows[:1])
+    assert_named(run, "wrong checksum")
+    path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}.parquet"))
     assert_named(run, "1 rows, where its name says 2")
+
+
+def test_every_bit_of_rows_of_a_task_under_way_is_vouched_for(in_flight, copy):
+    run = copy(in_flight)
+    path = sorted(run.in_flight.glob("*/rows-*"))[0]
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(footer, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert_named(run, path.name)
+
+
+def test_rows_of_before_their_names_had_a_checksum_are_sound(in_flight, copy):
+    run = copy(in_flight)
+    for path in run.in_flight.glob("*/rows-*"):
+        path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}.parquet"))
+    assert problems(run) == []
+    assert verify_run(run, 0).report.checked["rows_in_flight"] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "trajectories", "evaluation", "in_flight", "tracking/pending"]
+)
+def test_what_is_there_in_place_of_a_folder_is_named(run, name):
+    path = run.path / name
+    if path.exists():
+        shutil.rmtree(path)
+    path.touch()
+    assert f"{name}: is no folder" in problems(run)
+    path.unlink()
+    path.symlink_to(run.path / "nothing")
+    assert f"{name}: is a link to nothing" in problems(run)
+
+
+def test_what_is_there_in_place_of_a_task_under_way_is_named(run):
+    run.in_flight.mkdir()
+    (run.in_flight / "step-000004-task-000000").touch()
+    assert problems(run) == ["in_flight/step-000004-task-000000: is no folder"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "1x-a.json", "00000007-model", "00000001-.json"])
+def test_what_is_no_item_of_the_outbox_is_named(run, name):
+    (run.path / "tracking" / "pending" / name).write_text("{}")
+    assert problems(run) == [f"tracking/pending/{name}: is nothing that can be sent; remove it"]
 
 
 def test_a_task_that_is_on_record_is_not_under_way_in_a_finished_run(run, in_flight):

@@ -18,7 +18,7 @@ from tests.pipeline.runs_for_tests import tiny
 from tests.pipeline.verify.conftest import FINE, dies_after
 
 # Of these a checksum is kept of every byte.
-VOUCHED = ("manifest.json", "shard-", "state-", "curves.parquet", "summary.parquet")
+VOUCHED = ("manifest.json", "shard-", "state-", "rows-", "curves.parquet", "summary.parquet")
 KINDS = ("finished", "in flight")
 
 
