@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,15 +129,13 @@ def _folder(artifact: str) -> str:
 def _address(subject: Subject, target: Target) -> str:
     """Return the address where the run was tracked last, with its password if it has one."""
     configured = subject.experiment.tracking.uri if subject.experiment else ""
-    try:
+    with contextlib.suppress(BadInputError):  # a run could not be tracked there, but this one was
         uri = tracking_uri(configured, home())
         if redact(uri) == target.uri:
             return uri
-        if HIDDEN in target.uri:
-            raise NoAnswerError("its password is not known here; set MLFLOW_TRACKING_URI")
-        return tracking_uri(target.uri, home())
-    except BadInputError as error:
-        raise NoAnswerError(str(error)) from None
+    if HIDDEN in target.uri:
+        raise NoAnswerError("its password is not known here; set MLFLOW_TRACKING_URI")
+    return target.uri
 
 
 def check_delivered(target: Target, log: Log, report: Report) -> None:

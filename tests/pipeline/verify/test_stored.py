@@ -57,7 +57,7 @@ def test_a_server_is_asked_too(home, server, monkeypatch):
     assert verdict.report.problems == []
     assert verdict.status == "FINISHED"
     assert verdict.report.checked["mlflow_points"] == verdict.report.checked["metric_points"] > 0
-    assert verdict.report.checked["mlflow_files"] == len(FILES) + 2
+    assert verdict.report.checked["mlflow_files"] == len(FILES) + len(MODEL_FILES)
     with (run.path / "tracking" / "sent.jsonl").open("a") as record:
         for name, size in (("plots/gone.png", 1), ("summary.json", 3)):
             record.write(json.dumps({"kind": "artifact", "name": name, "size": size}) + "\n")
@@ -209,17 +209,17 @@ def run_home(address):
 FILES = ["config.yaml", "evaluation/curves.parquet", "evaluation/summary.parquet", "log.txt",
          "plots/meta-test.png", "plots/meta-training.png", "summary.json"]  # fmt: skip
 
+MODEL_FILES = ["README.md", "config.yaml", "model.json", "model.safetensors"]
+
 
 def test_artifacts_and_models_that_are_there_are_checked(with_files):
     run, artifacts, model = with_files
     report = verify_run(run).report
     assert report.problems == []
-    assert report.checked["mlflow_files"] == len(FILES) + 2
+    assert report.checked["mlflow_files"] == len(FILES) + len(MODEL_FILES)
     there = [str(p.relative_to(artifacts)) for p in sorted(artifacts.rglob("*.*"))]
     assert there == FILES
-    assert sorted(p.name for p in model.iterdir()) == [
-        "MLmodel", "config.yaml", "shard-000000000000.safetensors"
-    ]  # fmt: skip
+    assert sorted(p.name for p in (model / "data" / "exported").iterdir()) == MODEL_FILES
 
 
 def test_artifacts_that_are_gone_or_other_are_named(with_files):
@@ -240,11 +240,9 @@ def test_artifacts_that_are_gone_or_other_are_named(with_files):
 
 def test_a_model_that_lacks_a_file_is_named(with_files):
     run, _, model = with_files
-    (model / "shard-000000000000.safetensors").unlink()
+    (model / "data" / "exported" / "model.safetensors").unlink()
     (problem,) = verify_run(run).report.problems
-    assert problem == (
-        "MLflow: model custom step 4: shard-000000000000.safetensors is not there any more"
-    )
+    assert problem == ("MLflow: model custom step 4: model.safetensors is not there any more")
 
 
 def test_files_in_a_place_that_cannot_be_listed_from_here_are_not_checked(stored):
