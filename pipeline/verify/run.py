@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +70,7 @@ def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
     of_run, differing = check_origin(found, experiment, report)
     subject = Subject(run, is_live, experiment, of_run, read_summary(run, report), differing)
     _introduce(subject, report)
-    report.take("folders", _shape_problems(subject))
+    no_folders = dict(_no_folders(run))
     with report.safely("checkpoints"):
         check_kept(subject, report)
     check_summary(subject, report)
@@ -83,6 +83,7 @@ def _verify(run: RunFolder, is_live: bool, mlflow_timeout_s: float) -> Verdict:
     check_lineage(subject, report)
     with report.safely("leftovers"):
         _check_leftovers(subject, report)
+    _put_first(no_folders, report)
     report.skip(NEVER_CHECKED)
     return Verdict(subject.state, stored.run.status if stored else "", report)
 
@@ -141,13 +142,21 @@ def _folders(run: RunFolder) -> list[Path]:
     return [*folders, run.path / "tracking", run.path / "tracking" / "pending"]
 
 
-def _shape_problems(subject: Subject) -> Iterator[str]:
-    """Yield what is there in place of a folder: a check would take it for an empty one."""
-    for path in _folders(subject.run):
+def _no_folders(run: RunFolder) -> Iterator[tuple[str, str]]:
+    """Yield what is there in place of a folder, and what it is."""
+    for path in _folders(run):
+        name = str(path.relative_to(run.path))
         if path.is_symlink() and not path.exists():
-            yield f"{subject.name(path)}: is a link to nothing"
+            yield name, "is a link to nothing"
         elif path.exists() and not path.is_dir():
-            yield f"{subject.name(path)}: is no folder"
+            yield name, "is no folder"
+
+
+def _put_first(no_folders: Mapping[str, str], report: Report) -> None:
+    """Say what is no folder in place of what follows from it: that something is not in there."""
+    follows = tuple(f"{name}{mark}" for name in no_folders for mark in "/:")
+    left = [line for line in report.problems if not line.startswith(follows)]
+    report.problems[:] = [f"{name}: {what}" for name, what in no_folders.items()] + left
 
 
 def _check_leftovers(subject: Subject, report: Report) -> None:
