@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import torch
 
 from pipeline import session
 from pipeline.progress import SilentProgress
@@ -53,12 +54,13 @@ def runs(copies):
 def logged(tmp_path_factory):
     """The keys that each kind of run logged."""
     home = tmp_path_factory.mktemp("runs")
-    found = {}
+    found, threads = {}, torch.get_num_threads()
     with at_home(home):
         for name, experiment in runs(tmp_path_factory.mktemp("copies")).items():
             result = session.train(experiment, SilentProgress())
             lines = RunFolder.open(result.run_id).metrics.read_text().splitlines()
             found[name] = {json.loads(line)["key"] for line in lines}
+    torch.set_num_threads(threads)
     return found
 
 

@@ -89,6 +89,12 @@ def test_pages_and_styles_load_nothing_from_elsewhere(site):
     }
 
 
+@pytest.mark.parametrize("mark", ['class="mermaid"', 'data-md-component="source"'])
+def test_no_page_has_what_the_theme_fetches_scripts_for(site, mark):
+    """The first is drawn by a script from a CDN, the second asks GitHub for stars."""
+    assert not [page for page in site.rglob("*.html") if mark in page.read_text("utf-8")]
+
+
 def test_links_within_the_site_lead_to_what_is_there(site):
     for page in site.rglob("*.html"):
         if page.name == "404.html":  # its links begin at the root of wherever the site lies
