@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError, RayTaskError
 
 from pipeline.caches import replace_unwritable_ray_token
 from pipeline.config import Experiment
-from pipeline.errors import BadInputError, RunFailedError
+from pipeline.errors import BadInputError, RayLostError, RunFailedError
 from pipeline.orphans import end_orphans
 from pipeline.resources import check_resources
 
@@ -159,10 +159,10 @@ class NodeWatch:
         self._next_list = 0.0  # of nodes; monotonic time
 
     def check(self, idle: bool = False) -> None:
-        """Raise RunFailedError if Ray is dead on this machine."""
+        """Raise RayLostError if Ray is dead on this machine."""
         lost = self.lost(idle)
         if lost:
-            raise RunFailedError(f"Ray on this machine is lost: {lost}")
+            raise RayLostError(f"Ray on this machine is lost: {lost}")
 
     def lost(self, idle: bool = False) -> str:
         """Return what of Ray has died on this machine; empty while all is well.

@@ -24,6 +24,10 @@ class TakenOverError(RunFailedError):
     """
 
 
+class RayLostError(RunFailedError):
+    """Ray has died on this machine, and parameters in memory with it (exit code 1)."""
+
+
 class EnvironmentFailedError(RunFailedError):
     """An environment raised, or took too long, while it was reset or stepped (exit code 1).
 

@@ -14,6 +14,7 @@ from pipeline.copies import AnyCopies
 from pipeline.errors import (
     InterruptedRunError,
     OuterloopError,
+    RayLostError,
     RunFailedError,
     TakenOverError,
     TaskFailedError,
@@ -75,6 +76,12 @@ class RunEnding:
             yield
         except (TaskFailedError, TakenOverError):
             raise
+        except RayLostError as error:
+            # Who ends a whole group of processes, as `timeout` does, ends Ray too, and sooner.
+            if not self._stop.signal_name:
+                raise RayLostError(f"{error}; {how_to_go_on()}") from error
+            reason = f"interrupted by {self._stop.signal_name}, and so was Ray, before a checkpoint"
+            raise InterruptedRunError(f"{reason}; {how_to_go_on()}") from error
         except (InterruptedRunError, RunFailedError) as error:
             raise type(error)(f"{error}; {how_to_go_on()}") from error
         except OSError as error:

@@ -17,7 +17,7 @@ from tests.pipeline.episodes_for_tests import tiny_episodes
 from tests.pipeline.runs_for_tests import at_home, tiny
 from tests.processes import ROOT
 
-LIVE = {"live_every_s": 1e-9}
+LIVE = {"live_every_s": 1e-9, "system_every_s": 1e-9}
 SHORT = {"batch_size": 2, "num_steps": 2}
 
 

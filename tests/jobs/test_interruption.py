@@ -180,6 +180,18 @@ def test_a_terminal_that_is_closed_stops_the_run_with_a_checkpoint(tmp_path):
     assert last.endswith(f"; go on with: outerloop train --resume {log.parent.name}")
 
 
+def test_a_request_to_stop_that_ends_ray_too_is_told_as_that(tmp_path):
+    """As by `timeout`, which ends the whole group of processes."""
+    words = ("train", "quickstart", "workers.count=1", *but("meta.num_steps=100000"))
+    process = command(tmp_path, *words, before=os.setsid)
+    wait_for_outer_step(tmp_path, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, said = answer(process)
+    assert code == 130
+    assert said["error"].startswith("interrupted by SIGTERM")
+    assert "; go on with: outerloop train --resume " in said["error"]
+
+
 def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
     process = command(
         tmp_path, "train", "quickstart", "workers.count=0", *TINY,
