@@ -98,6 +98,12 @@ class Delivery:
         run_id: str | None = self._target["run_id"]
         return run_id
 
+    @property
+    def begun_ms(self) -> int:
+        """When the run was begun, milliseconds since the epoch; a resumed run keeps it."""
+        begun_ms: int = self._target["begun_ms"]
+        return begun_ms
+
     def deliver(self, with_refused: bool = False) -> tuple[int, int]:
         """Send what waits; what MLflow refuses stays, and the rest still goes.
 
@@ -143,7 +149,7 @@ class Delivery:
             name=self._run_folder.name,
             tracking_id=self._target["tracking_id"],
             artifact_root=None if is_http(self.uri) else self._run_folder.parent / "mlartifacts",
-            begun_ms=self._target.get("begun_ms") or time.time_ns() // 1_000_000,
+            begun_ms=self.begun_ms,
         )
         run = MlflowRun(self.uri, identity, self.mlflow_run_id, self._confirm)
         if run.run_id != self.mlflow_run_id:
@@ -171,7 +177,8 @@ class Delivery:
         if self.mlflow_run_id is not None:
             logger.warning(
                 "MLflow at %s no longer has this run: it is made there anew, with its curves from "
-                "their beginning", redact(self.uri),
+                "their beginning; parameters, artifacts and model come with: outerloop evaluate %s",
+                redact(self.uri), self._run_folder.name,
             )  # fmt: skip
         self._forget_what_was_sent()
 
@@ -253,13 +260,13 @@ class Delivery:
         if target is None:
             new_id = uuid.uuid4().hex
             target = {"tracking_id": new_id, "experiment": experiment, "uri": shown, "run_id": None}
-            target["begun_ms"] = time.time_ns() // 1_000_000
             self._forget_what_was_sent()
         elif target["uri"] != shown:
             self._left = target["uri"]
             target = {**target, "uri": shown, "run_id": None}
             self._forget_what_was_sent()
         target["run"] = self._run_folder.name
+        target.setdefault("begun_ms", time.time_ns() // 1_000_000)  # of an older version's run
         self._write_json(TARGET, target)
         return target
 

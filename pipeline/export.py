@@ -61,6 +61,16 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
         raise BadInputError(f"{folder}: is there already; give a folder that is not")
     experiment = run.read_experiment()
     checkpoint = tested_checkpoint(run, experiment)
+    return write_export(run, experiment, checkpoint, folder, "give another folder")
+
+
+def write_export(
+    run: RunFolder, experiment: Experiment, checkpoint: Checkpoint, folder: Path, advice: str
+) -> dict[str, Any]:
+    """Write the model of a checkpoint to `folder`; return what `model.json` says.
+
+    RunFailedError, with `advice`, if the disk does not take it.
+    """
     here = {"workers": experiment.workers.model_copy(update={"device": "cpu", "threads": 1})}
     worker = make_worker(experiment.model_copy(update=here))
     step, name = checkpoint.step, experiment.algorithm.name
@@ -82,7 +92,7 @@ def export_run(run: RunFolder, folder: Path) -> dict[str, Any]:
             "classes": worker.family.class_names("train"),
         },
     }
-    with disk_errors(str(folder), "give another folder"):
+    with disk_errors(str(folder), advice):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder) as draft:
             (draft / WEIGHTS).write_bytes(weights)

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -99,8 +100,11 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return the name under which `path` is written before it is complete."""
-    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    """Return the name under which `path` is written before it is complete.
+
+    It is another one each time: machines that share a folder may have processes of one number.
+    """
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{secrets.token_hex(3)}")
 
 
 def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from pipeline.served_model import Sizes
 
 STEP_TAG = "outerloop.step"
+FORMAT_TAG = "outerloop.format"  # which older versions, whose models had other files, had not
+FORMAT = "exported"
 MODEL_TAG = "outerloop.model_id"
 VERSIONS_TAG = "mlflow.modelVersions"
 LOADER = "pipeline.served_model"
-FILES = "exported"
-MODEL_FILES = f"data/{FILES}"  # where the model's own files are, among those that MLflow adds
+MODEL_FILES = f"data/{FORMAT}"  # where the model's own files are, among those that MLflow adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def log_model(
     same = [
         model
         for model in _models(client, experiment_id, run_id)
-        if model.name == name and model.tags.get(STEP_TAG) == str(step)
+        if model.name == name
+        and model.tags.items() >= {STEP_TAG: str(step), FORMAT_TAG: FORMAT}.items()
     ]
     model = same[0] if same else _create(client, experiment_id, run_id, content)
     if model.status == LoggedModelStatus.READY:
@@ -115,7 +117,7 @@ def _create(client: MlflowClient, experiment_id: str, run_id: str, content: dict
         experiment_id,
         name=content["name"],
         source_run_id=run_id,
-        tags={STEP_TAG: str(content["step"])},
+        tags={STEP_TAG: str(content["step"]), FORMAT_TAG: FORMAT},
         params=content["params"],
         model_type="initialisation",
     )
@@ -128,7 +130,7 @@ def _describe(folder: Path, model_id: str, run_id: str, files: Sequence[str]) ->
     from pipeline.served_model import sizes
 
     with tempfile.TemporaryDirectory() as temporary:
-        data = Path(temporary) / FILES
+        data = Path(temporary) / FORMAT
         data.mkdir()
         for file in files:
             shutil.copyfile(file, data / Path(file).name)

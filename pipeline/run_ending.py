@@ -108,7 +108,7 @@ class RunEnding:
         run_id = self._run.run_id
         self._stop.how_to_go_on = lambda: (
             f"in run {run_id}, which is complete; what MLflow has not got is sent by: "
-            f"outerloop evaluate {run_id}"
+            f"outerloop sync {run_id}"
         )
         self._finish("FINISHED", f"ended well at outer step {self._checkpoints.steps()[-1]}")
 

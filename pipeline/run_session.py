@@ -22,7 +22,7 @@ from pipeline.copies import AnyCopies
 from pipeline.dispatcher import Counters
 from pipeline.errors import BadInputError
 from pipeline.evaluation import Evaluation
-from pipeline.export import export_run
+from pipeline.export import write_export
 from pipeline.files import TEMPORARY
 from pipeline.interrupt import StopRequest
 from pipeline.journal import Journals
@@ -120,7 +120,7 @@ class RunSession:
             self._family.num_steps,
             stop.progress,
             LivePoints(log, tracking.live_every_s, self._tracker.metric_keys),
-            SystemMetrics(log, tracking.system_every_s, run.made(), run.path),
+            SystemMetrics(log, tracking.system_every_s, self._tracker.begun_ms / 1000, run.path),
         )
         self._trainer = Trainer(
             experiment, backend, self._books, stop, stop.progress, version, schedule, self._live
@@ -194,6 +194,7 @@ class RunSession:
         Another test has a folder of its own, and no part in curves, summary and model.
         """
         with self._ending.of("evaluate"):
+            self._describe()  # MLflow may have lost the run
             if other_test:
                 return self._other_test(baselines, OTHER_TEST.sub("_", other_test))
             evaluation, plot = self._full_meta_test(baselines)
@@ -360,7 +361,9 @@ class RunSession:
         """Hand the model that was tested to the tracker, as `outerloop export` writes it."""
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._run.path) as temporary:
             folder = Path(temporary) / "model"
-            export_run(self._run, folder)
+            checkpoint = self._books.checkpoints.load(self._tested_version())
+            advice = "make room, then resume the run"
+            write_export(self._run, self._experiment, checkpoint, folder, advice)
             self._tracker.log_model(
                 self._experiment.name,
                 self._tested_version(),

@@ -9,6 +9,7 @@ A line is written after MLflow took the thing. `outerloop verify` looks whether 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -72,8 +73,17 @@ class SentRecord:
         self._write([{"kind": "model", "name": model_label(name, step), "files": list(files)}])
 
     def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        with self._path.open("ab") as file:
-            file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        """Append the lines, or none of them: the next attempt is of the same process."""
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                written = file.write(data)
+                if written != len(data):  # the disk became full in the middle
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+            except OSError:
+                file.truncate(size)
+                raise
 
 
 def model_label(name: str, step: int) -> str:

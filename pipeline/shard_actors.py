@@ -161,7 +161,14 @@ class ShardActors:
         return answer
 
     def _write_here(self, number: int, folder: Path, version: int) -> ShardFile:
-        params, state = ray.get([self.params[number], self._states[number]])
+        try:
+            published = [self.params[number], self._states[number]]
+            params, state = ray.get(published, timeout=self._timeout_s)
+        except RayError as error:
+            self._watch.check()
+            raise RunFailedError(
+                f"the aggregator was lost, and its last outer step with it: {first_line(error)}"
+            ) from None
         arrays = params.arrays["params"], state.arrays
         return write_shard_of(restored_shard(self._experiment, number, *arrays), folder, version)
 
@@ -182,6 +189,7 @@ class ShardActors:
         except RayActorError as error:
             self._put_back(number, first_line(error))
         except RayError as error:
+            self._watch.check()
             raise RunFailedError(f"the aggregator was lost: {first_line(error)}") from None
         return LOST
 
@@ -211,6 +219,7 @@ class ShardActors:
             except (RayActorError, GetTimeoutError) as error:  # this one too, while it started
                 reason = first_line(error)
             except RayError as error:
+                self._watch.check()
                 raise RunFailedError(
                     f"the aggregator was lost, and its last outer step with it: {first_line(error)}"
                 ) from None

@@ -2,7 +2,7 @@
 
 MLflow shows them on a page of their own. They go through the run's log as all points do, so that
 they outlast a server that is away; MLflow's own sampler sends them itself, or loses them. Their
-step is in seconds since the run was made. GPUs are looked at where the package nvidia-ml-py is
+step is in seconds since the run was begun. GPUs are looked at where the package nvidia-ml-py is
 installed. Of a cluster's other machines Ray tells (infra/README.md).
 """
 
@@ -12,13 +12,13 @@ import contextlib
 import importlib
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 MEGA = 1e6
+NOT_TOLD = (OSError, psutil.Error, NotImplementedError)  # what a machine keeps to itself
 
 
 class SystemMetrics:
@@ -27,7 +27,7 @@ class SystemMetrics:
     Args:
         log: Takes a step and its values, such as `Tracker.log_metrics`.
         every_s: The first points come when this time is over.
-        made: When the run was made.
+        begun: When the run was begun, seconds since the epoch.
         folder: Of the run, whose disk is looked at.
     """
 
@@ -35,25 +35,31 @@ class SystemMetrics:
         self,
         log: Callable[[int, Mapping[str, float]], None],
         every_s: float,
-        made: datetime,
+        begun: float,
         folder: Path,
     ) -> None:
         self._log = log
         self._every_s = every_s
-        self._made = made.timestamp()
+        self._begun = begun
         self._folder = folder
         self._next = time.monotonic() + every_s
-        self._network = psutil.net_io_counters()
-        self._gpus = _gpus() if every_s else None
-        psutil.cpu_percent()  # the next one is of the time from here on
+        self._network: Any = None
+        self._gpus: Callable[[], dict[str, float]] | None = None
+        if every_s:
+            self._gpus = _gpus()
+            with contextlib.suppress(*NOT_TOLD):
+                self._network = psutil.net_io_counters()
+                psutil.cpu_percent()  # the next one is of the time from here on
 
     def take(self, now: float) -> None:
         """Log how things stand, if it is time; `now` is monotonic time in seconds."""
         if not self._every_s or now < self._next:
             return
         self._next = now + self._every_s
-        found = self._machine() | (self._gpus() if self._gpus else {})
-        step = max(0, int(time.time() - self._made))
+        found: dict[str, float] = self._gpus() if self._gpus else {}
+        with contextlib.suppress(*NOT_TOLD):
+            found |= self._machine()
+        step = max(0, int(time.time() - self._begun))
         self._log(step, {f"system/{name}": value for name, value in found.items()})
 
     def _machine(self) -> dict[str, float]:

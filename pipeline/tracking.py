@@ -78,6 +78,11 @@ class Tracker:
         return self._delivery.mlflow_run_id
 
     @property
+    def begun_ms(self) -> int:
+        """When the run was begun, milliseconds since the epoch; a resumed run keeps it."""
+        return self._delivery.begun_ms
+
+    @property
     def metric_keys(self) -> list[str]:
         """Every metric that the run has a point of, from earlier processes too."""
         return self._log.keys()

@@ -27,6 +27,8 @@ def check_address(uri: str) -> None:
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
     elif uri.startswith(SQLITE):
+        if set("?%") & set(uri):  # they mean something else there than in a file's name
+            raise _refused(uri, "holds '?' or '%'; expected e.g. sqlite:////home/me/mlflow.db")
         path = Path(uri.removeprefix(SQLITE))
         if path == Path() or path.is_dir():
             raise _refused(uri, "names no file; expected e.g. sqlite:////home/me/mlflow.db")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.outbox import count_items
 from pipeline.resumable import RESUMABLE
 from pipeline.sent_record import SENT, Sent, read_sent
 from pipeline.tracking import params_as_texts
@@ -44,6 +45,12 @@ def check_things(subject: Subject, sent: Sent, stored: Stored, report: Report) -
         if key not in subject.differing  # by the checkpoints it is config.yaml that changed
     )
     report.take("MLflow", few(lines, "config.yaml"))
+    waits = count_items(subject.run.path / FOLDER / "pending")
+    if not stored.run.params and not waits and not subject.is_live:
+        report.problems.append(
+            f"MLflow: has no parameter of the run; send all with: outerloop evaluate "
+            f"{subject.run.run_id}"
+        )
     report.take("MLflow", few(_param_problems(sent, stored, otherwise.keys()), "MLflow"))
     if stored.files.not_listed and (sent.artifacts or sent.models):
         report.skip(f"MLflow's artifacts and models: {stored.files.not_listed}")

@@ -110,7 +110,7 @@ def watched(tmp_path_factory):
             Prometheus(config_of("prometheus.yml", file_sd_configs=files), folder) as server,
         ):
             words = [*RUN, "workers.count=2", f"workers.address={nodes.address}"]
-            driver = Driver(["train", *words], folder / "runs", folder / "driver.log", nodes)
+            driver = Driver(["train", *words], folder / "runs", folder / "driver.log", nodes, {})
             try:
                 steps = "ray_outerloop_inner_steps_total"
                 wait_until(lambda: driver.exit_code is not None or server.query(steps), 120)

@@ -12,6 +12,7 @@ from pipeline.errors import BadInputError
 from pipeline.progress import SilentProgress
 from pipeline.runs import RunFolder
 from tests.pipeline.copies_for_tests import Machine, experiment
+from tests.processes import start
 
 
 @pytest.fixture
@@ -42,6 +43,24 @@ def test_a_run_that_never_had_a_checkpoint_begins_unless_their_folder_is_gone(ma
         session.resume(run, (), SilentProgress())
     run.checkpoints.mkdir()
     assert session.resume(run, (), SilentProgress()).outer_steps == 1
+
+
+LOSES_ITS_STORE = """
+import os, sys
+from pathlib import Path
+from jobs.cli import run
+assert run(["evaluate", sys.argv[1]]) == 0
+assert run(["verify", sys.argv[1]]) == 0
+"""
+
+
+def test_a_run_whose_store_was_lost_has_all_of_it_again_once_it_is_evaluated(machine, monkeypatch):
+    run = machine.train_until(1, experiment("", f"sqlite:///{machine.home.parent}/lost.db"))
+    (machine.home.parent / "lost.db").unlink()
+    process = start(LOSES_ITS_STORE, run.path)  # MLflow would hold on to the store that is gone
+    said, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, said + errors
+    assert "parameters, artifacts and model come with: outerloop evaluate" in errors
 
 
 def test_a_run_that_could_not_deliver_all_says_so_in_its_result(machine, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import mlflow.store.db.utils
 from pipeline.mlflow_run import MlflowRun, RunIdentity
 print("imported", flush=True)
 folder = Path(sys.argv[1])
-MlflowRun(f"sqlite:///{folder / 'mlflow.db'}", RunIdentity("e", "r", "t", folder / "a"))
+MlflowRun(f"sqlite:///{folder / 'mlflow.db'}", RunIdentity("e", "r", "t", folder / "a", 0))
 print("made", flush=True)
 import time
 time.sleep(60)
@@ -23,7 +23,7 @@ time.sleep(60)
 
 def make_run(folder):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return MlflowRun(uri, RunIdentity("e", "r", "t", folder / "artifacts"))
+    return MlflowRun(uri, RunIdentity("e", "r", "t", folder / "artifacts", 0))
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 1.2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.sent_record import SENT, SentRecord, model_label, read_sent
+from tests.processes import start
 
 
 def test_a_record_says_what_was_added_whoever_opened_it(tmp_path):
@@ -29,6 +30,30 @@ def test_half_a_line_of_a_process_that_died_does_not_count_and_goes(tmp_path):
         file.write(b'{"kind": "artifact", "na')
     assert read_sent(tmp_path).bad_lines == []
     SentRecord(tmp_path).add_artifact("b", 2)
+    assert read_sent(tmp_path).artifacts == {"a": 1, "b": 2}
+    assert read_sent(tmp_path).bad_lines == []
+
+
+FULL_FOR_A_WHILE = """
+import pathlib, resource, signal, sys
+from pipeline.sent_record import SentRecord
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+record = SentRecord(pathlib.Path(sys.argv[1]))
+record.add_artifact("a", 1)
+limit = (pathlib.Path(sys.argv[1]) / "sent.jsonl").stat().st_size + 10
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    record.add_artifact("b", 2)
+except OSError as error:
+    print(type(error).__name__)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+record.add_artifact("b", 2)
+"""
+
+
+def test_a_disk_that_becomes_full_in_the_middle_of_a_line_leaves_no_half_of_it(tmp_path):
+    said, errors = start(FULL_FOR_A_WHILE, tmp_path).communicate(timeout=60)
+    assert (said.strip(), errors) == ("OSError", "")
     assert read_sent(tmp_path).artifacts == {"a": 1, "b": 2}
     assert read_sent(tmp_path).bad_lines == []
 

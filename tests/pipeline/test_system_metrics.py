@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
 
 import psutil
 
@@ -22,8 +21,7 @@ BUSY = "system/cpu_utilization_percentage"
 
 def test_a_point_comes_when_its_time_is_over_and_says_how_old_the_run_is(tmp_path):
     logged = []
-    made = datetime.now(UTC) - timedelta(hours=2)
-    metrics = SystemMetrics(lambda *point: logged.append(point), 30, made, tmp_path)
+    metrics = SystemMetrics(lambda *point: logged.append(point), 30, time.time() - 7200, tmp_path)
     begun = time.monotonic()
     for now in (begun, begun + 20, begun + 31, begun + 32, begun + 50, begun + 62):
         metrics.take(now)
@@ -36,7 +34,7 @@ def test_a_point_comes_when_its_time_is_over_and_says_how_old_the_run_is(tmp_pat
 
 def test_without_an_interval_there_are_none(tmp_path):
     logged = []
-    metrics = SystemMetrics(lambda *point: logged.append(point), 0, datetime.now(UTC), tmp_path)
+    metrics = SystemMetrics(lambda *point: logged.append(point), 0, time.time(), tmp_path)
     metrics.take(time.monotonic() + 1e6)
     assert logged == []
 
@@ -46,7 +44,8 @@ def test_they_are_points_of_the_run_in_mlflow_and_go_on_when_it_is_resumed(
 ):
     monkeypatch.setenv("OUTERLOOP_HOME", str(tmp_path / "runs"))
     tracking = {"uri": database, "system_every_s": ALWAYS}
-    result = session.train(tiny(meta={"num_steps": 1}, tracking=tracking), SilentProgress())
+    experiment = tiny(meta={"num_steps": 1}, tracking=tracking)
+    result = session.train(experiment, SilentProgress(), "a-name-without-a-time")
     run = RunFolder(result.run_dir)
     first = read_curve(run.metrics, BUSY)
     time.sleep(1.1)  # a step is a second

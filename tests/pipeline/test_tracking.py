@@ -298,6 +298,8 @@ def test_a_database_whose_driver_is_missing_names_what_to_install(
         ("sqlite://", "names no file"),
         ("sqlite:///", "names no file"),
         ("sqlite:////tmp", "names no file"),
+        ("sqlite:////tmp/x.db?timeout=30", "holds '?' or '%'"),
+        ("sqlite:////tmp/x%20y.db", "holds '?' or '%'"),
         ("mysql+foo://host/db", "is no address of a database with a driver"),
         ("postgresql://me:pw:pw@host:x/db", "is no address of a database with a driver"),
         ("mysql+a+b://host/db", "is no address of a database with a driver"),
