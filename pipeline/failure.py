@@ -1,7 +1,9 @@
 """What is to be done about each kind of failure. Decides, and acts on nothing.
 
-Whoever meets a failure asks `decide`, which knows no more than what failed and how often in a row,
-and does what it says. The table in `pipeline/README.md` is this one.
+Whoever meets a failure that counts (of a worker, a task, the aggregator) asks `decide`, which knows
+no more than what failed and how often in a row, and does what it says. Of the rows after those the
+action is what the code that meets the failure does by itself: there is nothing to count. The table
+in `pipeline/README.md` is this one.
 """
 
 from __future__ import annotations
