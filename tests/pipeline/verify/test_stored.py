@@ -18,6 +18,7 @@ from pipeline import session
 from pipeline.mlflow_run import MlflowReader
 from pipeline.progress import SilentProgress
 from pipeline.sent_record import read_sent
+from pipeline.sync import sync
 from pipeline.verify import verify_run
 from tests.pipeline.runs_for_tests import tiny
 from tests.pipeline.verify.conftest import FINE, trained
@@ -69,16 +70,22 @@ def test_a_server_is_asked_too(home, server, monkeypatch):
     assert problem.endswith(f"has no run {'0' * 32}")
 
 
-def test_of_a_run_that_moved_to_another_store_only_what_was_sent_there_is_looked_for(
+def test_a_run_that_moved_to_another_store_has_all_of_it_there_once_it_is_evaluated(
     home, server, monkeypatch
 ):
     run = trained(tiny(**FINE))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    sync(run)
+    sent = read_sent(run.path / "tracking")
+    assert (sent.params, sent.artifacts) == ({}, {})
+    (problem,) = verify_run(run).report.problems
+    assert problem == (
+        f"MLflow: has no parameter of the run; send all with: outerloop evaluate {run.run_id}"
+    )
     session.evaluate(run, (), SilentProgress())
     sent = read_sent(run.path / "tracking")
-    assert "summary.json" in sent.artifacts
-    assert sent.params == {}
-    assert "config.yaml" not in sent.artifacts
+    assert sent.params["meta.num_steps"] == "4"
+    assert {"summary.json", "config.yaml"} < sent.artifacts.keys()
     assert verify_run(run).report.problems == []
 
 
