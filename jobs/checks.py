@@ -27,12 +27,12 @@ from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
 from pipeline.runs import home
 from pipeline.tracking import tracking_uri
+from pipeline.tracking_address import SQLITE
 
 GIB = 1 << 30
 MIN_MEMORY_GIB = 4  # two workers, the parameter server and Ray itself take about 3
 MIN_DISK_GIB = 2
 SERVER_TIMEOUT_S = 5.0
-SQLITE = "sqlite:///"
 WITHOUT_RAY = "workers.count=0 runs without"
 ERROR_CLASS = re.compile(r"^[\w.]+(?:Error|Exception): ")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline.errors import TakenOverError, UnconfirmedError
 from pipeline.files import read_object, sync_file, write_atomic
-from pipeline.metric_log import MetricPoint, count_points, read_points
+from pipeline.metric_log import MetricPoint, count_points, now_ms, read_points
 from pipeline.mlflow_run import MAX_POINTS_IN_A_REQUEST, MlflowRun, RunIdentity, is_refusal
 from pipeline.outbox import Item, count_items, pending_items
 from pipeline.progress import SHOWN
@@ -33,7 +33,6 @@ from pipeline.tracking_marks import (
     DELIVERED,
     FETCHED,
     TARGET,
-    check_own,
     delivered_to,
     read_target,
     steps_in,
@@ -255,7 +254,6 @@ class Delivery:
 
     def _load_target(self, uri: str, experiment: str) -> dict[str, Any]:
         target = read_target(self.folder)
-        check_own(self._run_folder, target)
         shown = redact(uri)
         if target is None:
             new_id = uuid.uuid4().hex
@@ -266,20 +264,17 @@ class Delivery:
             target = {**target, "uri": shown, "run_id": None}
             self._forget_what_was_sent()
         target["run"] = self._run_folder.name
-        target.setdefault("begun_ms", time.time_ns() // 1_000_000)  # of an older version's run
+        target.setdefault("begun_ms", now_ms())  # of an older version's run
         self._write_json(TARGET, target)
         return target
 
     def _forget_what_was_sent(self) -> None:
         """Have every point sent from the first on, but for those that will be found there."""
-        self._forget_what_it_has()
+        for name in (DELIVERED, SENT):
+            (self.folder / name).unlink(missing_ok=True)
         if (self.folder / FETCHED).exists():
             # The server may have had the run before, with other time stamps: it is asked again.
             self._write_json(FETCHED, {})
-
-    def _forget_what_it_has(self) -> None:
-        for name in (DELIVERED, SENT):
-            (self.folder / name).unlink(missing_ok=True)
 
     def _check_mark(self) -> None:
         """Send all again if the log became shorter: what is added to it now was never sent."""

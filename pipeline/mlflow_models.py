@@ -133,7 +133,7 @@ def _describe(folder: Path, model_id: str, run_id: str, files: Sequence[str]) ->
         data = Path(temporary) / FORMAT
         data.mkdir()
         for file in files:
-            shutil.copyfile(file, data / Path(file).name)
+            (data / Path(file).name).symlink_to(file)  # what is linked to is copied, once
         model = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
         found = sizes(data)
         if found is not None:

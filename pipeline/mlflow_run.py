@@ -20,11 +20,11 @@ from pipeline.files import sync_file, sync_folder, temporary_beside
 from pipeline.metric_log import MetricPoint
 from pipeline.mlflow_models import MODEL_FILES, STEP_TAG, Registered, log_model, register
 from pipeline.sent_record import model_label
+from pipeline.tracking_address import SQLITE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SQLITE = "sqlite:///"
 MAX_PARAMS_IN_A_REQUEST = 100
 MAX_TAGS_IN_A_REQUEST = 100
 MAX_POINTS_IN_A_REQUEST = 1000

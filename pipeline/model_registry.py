@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pipeline.errors import BadInputError, OuterloopError, RunFailedError
 from pipeline.mlflow_models import Registered
-from pipeline.mlflow_run import SQLITE, MlflowReader, is_refusal
+from pipeline.mlflow_run import MlflowReader, is_refusal
 from pipeline.reasons import plain_reason
 from pipeline.redaction import redact
 from pipeline.runs import RunFolder, home
 from pipeline.tracking import tracking_uri
+from pipeline.tracking_address import SQLITE
 from pipeline.tracking_marks import read_target
 
 

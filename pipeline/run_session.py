@@ -340,13 +340,13 @@ class RunSession:
     def _summarise(self, evaluation: Evaluation, throughput: dict[str, float]) -> dict[str, Any]:
         """Write summary.json and hand the model to the tracker."""
         checkpoint = self._books.checkpoints.load(self._trainer.version)
-        summary = self._run.read_summary()
+        summary, tested = self._run.read_summary(), self._tested_version()
         methods = evaluation.summary()
         summary |= {
             "final": methods[evaluation.method],
             "baselines": {name: row for name, row in methods.items() if name != evaluation.method},
             "counts": asdict(self._books.counters) | {"outer_steps": checkpoint.step},
-            "tested_outer_step": self._tested_version(),
+            "tested_outer_step": tested,
             "ended_by": self._ended_by(),
             "parameters_sha256": hashlib.sha256(checkpoint.params.tobytes()).hexdigest(),
         }
@@ -354,19 +354,19 @@ class RunSession:
             summary["throughput"] = throughput
         self._run.write_summary(summary)
         self._tracker.log_artifact(self._run.summary)
-        self._log_model()
+        is_newest = tested == checkpoint.step
+        self._log_model(checkpoint if is_newest else self._books.checkpoints.load(tested))
         return summary
 
-    def _log_model(self) -> None:
+    def _log_model(self, checkpoint: Checkpoint) -> None:
         """Hand the model that was tested to the tracker, as `outerloop export` writes it."""
         with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._run.path) as temporary:
             folder = Path(temporary) / "model"
-            checkpoint = self._books.checkpoints.load(self._tested_version())
             advice = "make room, then resume the run"
             write_export(self._run, self._experiment, checkpoint, folder, advice)
             self._tracker.log_model(
                 self._experiment.name,
-                self._tested_version(),
+                checkpoint.step,
                 sorted(folder.iterdir()),
                 self._experiment.model_dump(mode="json"),
             )

@@ -26,7 +26,7 @@ from pipeline.runs import RunFolder, check_home, home
 from pipeline.server import Start
 from pipeline.tasks import task_family
 from pipeline.tracking import tracking_uri
-from pipeline.tracking_marks import check_own, read_target
+from pipeline.tracking_marks import read_target
 
 __all__ = ["TrainResult", "evaluate", "go_on", "resume", "train"]
 
@@ -105,7 +105,7 @@ def _check_places(run: RunFolder, experiment: Experiment) -> None:
     """Raise BadInputError for a damaged file or a wrong address before the work, not in it."""
     tracking_uri(experiment.tracking.uri, home())
     run.read_summary()
-    check_own(run.path, read_target(run.metrics.parent))
+    read_target(run.metrics.parent)
 
 
 def _newest_checkpoint(run: RunFolder, experiment: Experiment) -> Checkpoint | None:

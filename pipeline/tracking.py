@@ -21,10 +21,10 @@ from typing import Any, Literal
 from pipeline.delivery import Delivery, deliver_until
 from pipeline.errors import BadInputError, RunFailedError
 from pipeline.files import disk_errors
-from pipeline.metric_log import MetricLog
+from pipeline.metric_log import MetricLog, now_ms
 from pipeline.outbox import Outbox
 from pipeline.redaction import redact, redact_addresses, redact_texts
-from pipeline.tracking_address import check_address
+from pipeline.tracking_address import SQLITE, check_address
 
 MAX_PARAM_CHARACTERS = 6000
 MAX_KEY_CHARACTERS = 250
@@ -91,7 +91,7 @@ class Tracker:
         """Log `values` at `step`; a key's steps only grow, other points are skipped (MetricLog)."""
         named = {metric_name(key): value for key, value in values.items()}
         with self._disk_errors():
-            self._log.append(step, named, timestamp_ms=_now_ms())
+            self._log.append(step, named, timestamp_ms=now_ms())
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log nested `params` under dotted keys; MLflow keeps the first value of each."""
@@ -137,11 +137,11 @@ class Tracker:
     def log_nested(self, runs: Sequence[Mapping[str, Any]]) -> None:
         """Have runs nested below this one; each as `pipeline.nested_runs` describes it."""
         for run in runs:
-            self._put("nested", {**run, "timestamp_ms": _now_ms()})
+            self._put("nested", {**run, "timestamp_ms": now_ms()})
 
     def set_status(self, status: Status) -> None:
         """Set the run's status in MLflow, such as RUNNING for one that was resumed."""
-        self._put("status", {"status": status, "timestamp_ms": _now_ms()})
+        self._put("status", {"status": status, "timestamp_ms": now_ms()})
 
     def sync(self) -> None:
         """Force logged points to disk; to be called before a checkpoint is committed.
@@ -210,7 +210,7 @@ def tracking_uri(configured: str, home: Path) -> str:
                 f"{home}: MLflow's database cannot lie in a folder with '?' or '%' in its path; "
                 "set OUTERLOOP_HOME to another one, or tracking.uri to a server"
             )
-        return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+        return f"{SQLITE}{home.resolve() / 'mlflow.db'}"
     scheme = uri.partition("://")[0].partition("+")[0]
     if "://" not in uri or scheme not in SCHEMES:
         raise BadInputError(
@@ -218,9 +218,9 @@ def tracking_uri(configured: str, home: Path) -> str:
             f"database ({', '.join(SCHEMES[2:])}); set tracking.uri or MLFLOW_TRACKING_URI"
         )
     check_address(uri)
-    relative = uri.removeprefix("sqlite:///")
+    relative = uri.removeprefix(SQLITE)
     if relative != uri and not relative.startswith("/"):
-        return f"sqlite:///{Path(relative).resolve()}"
+        return f"{SQLITE}{Path(relative).resolve()}"
     return uri
 
 
@@ -271,7 +271,3 @@ def _report_undelivered(delivery: Delivery) -> int:
             redact(delivery.uri), points, items, delivery.folder,
         )  # fmt: skip
     return points + items
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -26,12 +26,15 @@ TRACKING_ID = re.compile(r"[0-9a-f]{32}")
 def read_target(folder: Path) -> dict[str, Any] | None:
     """Return what target.json in `folder` says; None if there is none.
 
-    BadInputError if it is damaged: without it nobody knows which run in MLflow is this one.
+    BadInputError if it is damaged, or that of another run: without its own nobody knows which run
+    in MLflow is this one.
     """
     path = folder / TARGET
     try:
         target = read_object(path)
         wrong = next(wrong_in_target(target), "")
+        if not wrong and (name := _whose(folder, target)):
+            wrong = f"is that of run {name}"
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -44,23 +47,19 @@ def read_target(folder: Path) -> dict[str, Any] | None:
     return {"run_id": None, **target}
 
 
-def check_own(run_folder: Path, target: Mapping[str, Any] | None) -> None:
-    """Raise BadInputError if target.json is that of another run, whose folder lies beside.
+def _whose(folder: Path, target: Mapping[str, Any]) -> str:
+    """Return the name of another run beside, if target.json is its; empty if it is of this run.
 
     Both would put their points into one run in MLflow. A folder that was only renamed is no other.
     """
-    name = target.get("run") if target else None
-    if target is None or not isinstance(name, str) or name == run_folder.name:
-        return
+    run, name = folder.resolve().parent, target.get("run")
+    if not isinstance(name, str) or name == run.name:
+        return ""
     try:
-        other = read_object(run_folder.parent / Path(name).name / "tracking" / TARGET)
+        other = read_object(run.parent / Path(name).name / "tracking" / TARGET)
     except (OSError, ValueError):
-        return
-    if other.get("tracking_id") == target["tracking_id"]:
-        raise BadInputError(
-            f"{run_folder / 'tracking' / TARGET}: is that of run {name}; put its own back, or "
-            "remove it: then MLflow gets the run as a new one, with its curves from their beginning"
-        )
+        return ""
+    return name if other.get("tracking_id") == target["tracking_id"] else ""
 
 
 def wrong_in_target(target: Mapping[str, Any]) -> Iterator[str]:

@@ -50,6 +50,13 @@ def test_a_run_with_the_target_of_another_is_left_as_it_is_until_that_is_mended(
     assert sound.read_bytes() == before
 
 
+def test_a_run_that_is_reached_by_a_link_beside_it_is_not_taken_for_another(run):
+    link = run.path.with_name("link")
+    link.symlink_to(run.path)
+    first = json.loads((run.path / "tracking" / "target.json").read_bytes())["run_id"]
+    assert session.resume(RunFolder(link), (), SilentProgress()).mlflow_run_id == first
+
+
 def test_a_run_that_was_renamed_is_the_same_in_mlflow(run):
     first = json.loads((run.path / "tracking" / "target.json").read_bytes())["run_id"]
     renamed = RunFolder(run.path.rename(run.path.with_name("renamed")))
